@@ -1,0 +1,1 @@
+"""The gateway: from a WebSocket session to an upstream and back."""

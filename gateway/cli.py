@@ -1,0 +1,334 @@
+"""The command `safelight`. Each command imports what it needs itself, so that `--help` answers at once.
+
+Exit status: 0 it was done, 1 it failed, 2 it was refused or asked for in a wrong way, 130 it was canceled. A person at
+a terminal never sees a traceback for something that a person can mend.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Coroutine, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from gateway.cli_keys import DevKey
+    from gateway.config import Config
+    from gateway.ports import Accounts
+
+T = TypeVar("T")
+DEFAULT_FOLDER: Final = Path("var")
+FAILED: Final = 1
+REFUSED: Final = 2
+
+_FILE = click.Path(dir_okay=False, path_type=Path)
+_config_option = click.option("--config", "config_path", type=_FILE, metavar="F", help="Settings as a TOML file.")
+_data_option = click.option(
+    "--data",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Folder of the ledger and the pictures; ./var if nothing else is set.",
+)
+
+
+def _version(context: click.Context, _option: click.Parameter, is_asked: bool) -> None:  # noqa: FBT001 - click's way
+    if not is_asked or context.resilient_parsing:
+        return
+    from importlib import metadata  # noqa: PLC0415
+
+    try:
+        number = metadata.version("safelight")
+    except metadata.PackageNotFoundError:
+        number = "of a working tree that is not installed"
+    click.echo(f"safelight {number}")
+    context.exit()
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option("--version", is_flag=True, callback=_version, expose_value=False, is_eager=True, help="Show the version.")
+def main() -> None:
+    """A self-hosted streaming gateway in front of image-generation APIs."""
+
+
+@main.command()
+@_config_option
+@click.option("--host", metavar="H", help="Address to listen on.")
+@click.option("--port", metavar="P", help="Port to listen on; 0 takes a free one.", type=int)
+@_data_option
+def serve(config_path: Path | None, host: str | None, port: int | None, data: Path | None) -> None:
+    """Start the gateway; it runs until SIGTERM or Ctrl-C.
+
+    With an empty data folder it makes an API key and prints the address of its page with it.
+    """
+    config = _load(config_path, {"server.host": host, "server.port": port, "data.folder": data})
+
+    from gateway import app  # noqa: PLC0415
+    from gateway.ledger import FolderInUse  # noqa: PLC0415
+
+    async def run() -> None:
+        # The gateway takes the folder for itself; a key can be seen to beside it, as `key add` does.
+        dev_key = await _found_dev_key(config.data.folder)
+        await app.serve(config, announce=lambda url: _announce(url, dev_key))
+
+    try:
+        config.data.folder.mkdir(parents=True, exist_ok=True)
+        _run(run())
+    except FolderInUse as fault:
+        _leave(FAILED, str(fault))
+    except OSError as error:
+        _leave(FAILED, _why_not_served(error, config))
+
+
+@main.command("check-config")
+@_config_option
+def check_config(config_path: Path | None) -> None:
+    """Print every setting with its value and where that came from, or everything that is wrong.
+
+    The output is a settings file itself.
+    """
+    from gateway.config import ConfigFaults, load_with_origins  # noqa: PLC0415
+
+    try:
+        _, effective = load_with_origins(config_path, os.environ)
+    except ConfigFaults as faults:
+        _leave_with_faults(faults.faults)
+    for one in effective:
+        click.echo(one.line())
+
+
+@main.group()
+def key() -> None:
+    """Make, list and revoke API keys; also while the gateway runs."""
+
+
+@key.command("add")
+@click.option("--tenant", default="default", show_default=True, metavar="T", help="Whose key; made if it is new.")
+@click.option("--label", default="", metavar="L", help="What it is for, to tell keys apart.")
+@_config_option
+@_data_option
+def key_add(tenant: str, label: str, config_path: Path | None, data: Path | None) -> None:
+    """Make a key and print it: once, for only its digest is kept."""
+    if not tenant.strip():
+        raise click.BadParameter("a tenant's name is not empty", param_hint="--tenant")
+    folder = _folder(config_path, data)
+    folder.mkdir(parents=True, exist_ok=True)
+
+    from gateway.cli_keys import add_key, make_key  # noqa: PLC0415
+    from gateway.clock import SystemClock  # noqa: PLC0415
+
+    new_key = make_key()
+    record, is_new_tenant = _with_accounts(
+        folder, lambda accounts: add_key(accounts, SystemClock(), tenant, label, new_key)
+    )
+    click.echo(new_key)
+    made = f"; tenant {tenant} is new" if is_new_tenant else ""
+    click.echo(f"This is key {record.id} of tenant {tenant}; it is not shown again{made}.", err=True)
+
+
+@key.command("list")
+@_config_option
+@_data_option
+def key_list(config_path: Path | None, data: Path | None) -> None:
+    """List all keys, oldest first: id, tenant, when made, when revoked, label."""
+    folder = _existing_folder(config_path, data)
+    records = _with_accounts(folder, lambda accounts: accounts.keys())
+    width = max((len(record.tenant) for record in records), default=0)
+    for record in records:
+        state = f"revoked {_moment(record.revoked_ms)}" if record.revoked_ms is not None else "valid"
+        line = f"{record.id}  {record.tenant:<{width}}  {_moment(record.created_ms)}  {state:<28}  {record.label}"
+        click.echo(line.rstrip())
+    if not records:
+        click.echo(f"There are no keys in {folder}; make one with: safelight key add --data {folder}", err=True)
+
+
+@key.command("revoke")
+@click.argument("key_id", metavar="ID")
+@_config_option
+@_data_option
+def key_revoke(key_id: str, config_path: Path | None, data: Path | None) -> None:
+    """Revoke a key for good, by its id."""
+    folder = _existing_folder(config_path, data)
+
+    from gateway.clock import SystemClock  # noqa: PLC0415
+
+    now_ms = SystemClock().time_ms()
+    if not _with_accounts(folder, lambda accounts: accounts.revoke_key(key_id, now_ms)):
+        _leave(REFUSED, f"there is no valid key {key_id} in {folder}; see: safelight key list")
+    click.echo(f"Key {key_id} is revoked.")
+
+
+class _Size(click.ParamType[tuple[int, int]]):
+    """WIDTHxHEIGHT in pixels; which sizes a model has is for the gateway to say."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        width, _, height = str(value).lower().partition("x")
+        if not (width.isdecimal() and height.isdecimal()):
+            self.fail(f"{value!r} is no size; write it as 512x768", param, ctx)
+        return int(width), int(height)
+
+
+_INPUT = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
+
+
+@main.command()
+@click.argument("prompt")
+@click.option("--steps", type=int, metavar="N", help="Steps of denoising.")
+@click.option("--size", type=_Size(), metavar="WxH", help="Size in pixels.")
+@click.option("--seed", type=int, metavar="N", help="Seed, to get the same picture again.")
+@click.option("--n", type=int, metavar="N", help="How many pictures.")
+@click.option("--model", metavar="M", help="The model's name; else the gateway's first.")
+@click.option("--init", type=_INPUT, metavar="FILE", help="Start from this picture (img2img).")
+@click.option("--mask", type=_INPUT, metavar="FILE", help="Repaint only where this is white (inpaint); needs --init.")
+@click.option("--strength", type=float, metavar="X", help="0 keeps the --init picture, 1 ignores it.")
+@click.option("-o", "--output", type=_FILE, metavar="FILE", help="Where to write; else a name from the prompt.")
+@click.option(
+    "--url",
+    envvar="SAFELIGHT_URL",
+    default="http://127.0.0.1:8080",
+    metavar="U",
+    help="The gateway's address; else SAFELIGHT_URL, else http://127.0.0.1:8080.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print every event as a line of JSON instead.")
+@click.option(
+    "--data",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=DEFAULT_FOLDER,
+    metavar="DIR",
+    help="The gateway's data folder, whose key is taken where SAFELIGHT_API_KEY is not set; ./var.",
+)
+def generate(prompt: str, **options: Any) -> None:
+    """Make a picture from PROMPT, and watch it come.
+
+    The API key is taken from SAFELIGHT_API_KEY, else from the data folder of a gateway on this machine. Ctrl-C cancels
+    the job and waits for its end; a second one leaves at once.
+    """
+    from gateway.cli_generate import Wish, generate_and_save  # noqa: PLC0415
+
+    if options["mask"] is not None and options["init"] is None:
+        raise click.UsageError("--mask needs the picture to repaint: --init FILE")
+    wish = Wish(
+        prompt=prompt,
+        steps=options["steps"],
+        size=options["size"],
+        seed=options["seed"],
+        n=options["n"],
+        model=options["model"],
+        init=options["init"],
+        mask=options["mask"],
+        strength=options["strength"],
+        output=options["output"],
+    )
+    status = generate_and_save(
+        wish,
+        url=options["url"],
+        key=os.environ.get("SAFELIGHT_API_KEY", "").strip(),
+        folder=options["data"],
+        as_json=options["as_json"],
+    )
+    sys.exit(status)
+
+
+# --- what the commands share ---
+
+
+def _load(path: Path | None, overrides: Mapping[str, object]) -> "Config":
+    """Return the settings, or leave with every fault that they have."""
+    from gateway.config import ConfigFaults, load  # noqa: PLC0415
+
+    try:
+        return load(path, os.environ, overrides)
+    except ConfigFaults as faults:
+        _leave_with_faults(faults.faults)
+
+
+def _leave(status: int, message: str) -> NoReturn:
+    click.echo(f"safelight: {message}", err=True)
+    sys.exit(status)
+
+
+def _leave_with_faults(faults: list[str]) -> NoReturn:
+    for fault in faults:
+        click.echo(fault, err=True)
+    count = f"{len(faults)} faults" if len(faults) > 1 else "1 fault"
+    _leave(REFUSED, f"the settings have {count}; nothing was done")
+
+
+def _run(main_coroutine: Coroutine[Any, Any, T]) -> T:
+    import uvloop  # noqa: PLC0415
+
+    return uvloop.run(main_coroutine)
+
+
+async def _found_dev_key(folder: Path) -> "DevKey":
+    """See to the key of a fresh data folder before the gateway takes the folder for itself."""
+    from gateway.cli_keys import ensure_dev_key  # noqa: PLC0415
+    from gateway.clock import SystemClock  # noqa: PLC0415
+    from gateway.ledger import open_ledger  # noqa: PLC0415
+
+    async with open_ledger(folder, exclusive=False) as ledger:
+        return await ensure_dev_key(ledger.accounts, folder, SystemClock())
+
+
+def _announce(url: str, dev_key: "DevKey") -> None:
+    """Tell where the gateway is: with its key while nobody else can know it, later only where that lies."""
+    address = url.rstrip("/") + "/"
+    if dev_key.is_new:
+        click.echo(f"{address}#key={dev_key.key}")
+        click.echo(f"The key lies in {dev_key.path}; it is not printed again.", err=True)
+        return
+    click.echo(address)
+    if dev_key.key:
+        click.echo(f"The key lies in {dev_key.path}.", err=True)
+    else:
+        folder = dev_key.path.parent
+        click.echo(f"Another key is made with: safelight key add --data {folder}", err=True)
+
+
+def _why_not_served(error: OSError, config: "Config") -> str:
+    import errno  # noqa: PLC0415
+
+    server = config.server
+    if error.errno == errno.EADDRINUSE:
+        return f"port {server.port} of {server.host} is taken; choose another with --port, or 0 for a free one"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return f"this machine has no address {server.host}; choose another with --host"
+    if error.errno in {errno.EACCES, errno.EPERM} and error.filename is None:
+        return f"port {server.port} of {server.host} is not allowed to this user; choose one from 1024 with --port"
+    return f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
+
+
+def _folder(config_path: Path | None, data: Path | None) -> Path:
+    return _load(config_path, {"data.folder": data}).data.folder
+
+
+def _existing_folder(config_path: Path | None, data: Path | None) -> Path:
+    folder = _folder(config_path, data)
+    if not (folder / "ledger.db").exists():
+        _leave(REFUSED, f"{folder} holds no ledger; name the gateway's folder with --data, or make a key first")
+    return folder
+
+
+def _with_accounts(folder: Path, work: "Callable[[Accounts], Coroutine[Any, Any, T]]") -> T:
+    """Do `work` on the ledger in `folder`, beside whatever gateway holds it."""
+    import asyncio  # noqa: PLC0415
+
+    from gateway.ledger import open_ledger  # noqa: PLC0415
+
+    async def run() -> T:
+        async with open_ledger(folder, exclusive=False) as ledger:
+            return await work(ledger.accounts)
+
+    return asyncio.run(run())
+
+
+def _moment(time_ms: int) -> str:
+    from datetime import UTC, datetime  # noqa: PLC0415
+
+    return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Asynchronous, but without network: what happens in which order, spoken through ports only."""

@@ -1,0 +1,174 @@
+"""Who works what, when: claims jobs for lines that have a place free, keeps their leases, and stops them.
+
+The queue is the jobs table; a claim is a transaction. A bell says that there may be work, and is never trusted: a lost
+ring costs a poll interval. Leases of everything that is worked here are renewed together, and the answer says which
+jobs somebody elsewhere wishes to end.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from gateway.core.models import Model
+from gateway.core.records import Claimed, StaleClaim
+from gateway.flow.feeds import Feeds
+from gateway.flow.supervise import Supervisor
+from gateway.flow.worker import Line, Worker, Workshop
+from gateway.ports import Clock, Jobs, Work
+from protocol.messages import Canceler, Queued
+
+CLAIMS_AT_ONCE: Final = 32
+PLACES_TOLD: Final = 256
+PLACES_EVERY_SECONDS: Final = 0.5
+
+
+class Dispatch:
+    """The lines of this node and the workers on them."""
+
+    def __init__(
+        self,
+        shop: Workshop,
+        lines: Sequence[Line],
+        models: Mapping[str, Model],
+        supervisor: Supervisor,
+        *,
+        node: str,
+        poll_seconds: float,
+    ) -> None:
+        self._shop = shop
+        self._work: Work = shop.ledger.work
+        self._jobs: Jobs = shop.ledger.jobs
+        self._feeds: Feeds = shop.feeds
+        self._clock: Clock = shop.clock
+        self._models = models
+        self._supervisor = supervisor
+        self._node = node
+        self._poll_seconds = poll_seconds
+        self._lines = {line.upstream.name: line for line in lines}
+        self._bells = {name: asyncio.Event() for name in self._lines}
+        self._workers: dict[str, tuple[Worker, asyncio.Task[None]]] = {}
+        self._busy = dict.fromkeys(self._lines, 0)
+        self._draining = False
+
+    @property
+    def working(self) -> int:
+        """How many jobs are worked on this node."""
+        return len(self._workers)
+
+    @property
+    def lines(self) -> Mapping[str, Line]:
+        """The lines by the name of their upstream."""
+        return self._lines
+
+    def start(self) -> None:
+        """Begin to claim and to keep leases; the supervisor holds the loops."""
+        for name in self._lines:
+            self._supervisor.keep(lambda name=name: self._serve(name), f"dispatch {name}")  # type: ignore[misc]
+        self._supervisor.keep(self._keep_leases, "leases")
+        self._supervisor.keep(self._tell_places, "queue places")
+
+    def ring(self, upstream: str) -> None:
+        """There may be work for an upstream."""
+        bell = self._bells.get(upstream)
+        if bell is not None:
+            bell.set()
+
+    def stop_work(self, job: str, by: Canceler) -> None:
+        """Somebody wishes a job's end; if it is worked here it is told now."""
+        found = self._workers.get(job)
+        if found is not None:
+            worker, task = found
+            if worker.stop_for is None:
+                worker.stop_for = by
+                task.cancel()
+
+    async def drain(self, grace_seconds: float) -> None:
+        """Claim no more, let what runs end for a while, then let it go back to the queue."""
+        self._draining = True
+        tasks = [task for _, task in self._workers.values()]
+        if tasks:
+            await asyncio.wait(tasks, timeout=grace_seconds)
+        for _, task in list(self._workers.values()):
+            task.cancel()
+        if self._workers:
+            await asyncio.wait([task for _, task in self._workers.values()])
+
+    async def _serve(self, name: str) -> None:
+        """Claim for one line for ever."""
+        line, bell = self._lines[name], self._bells[name]
+        while not self._draining:
+            bell.clear()
+            claimed = await self._claim(line)
+            for one in claimed:
+                self._employ(line, one)
+            if not claimed:
+                await self._wait(bell)
+
+    async def _claim(self, line: Line) -> list[Claimed]:
+        room = min(CLAIMS_AT_ONCE, line.concurrency - self._busy[line.upstream.name])
+        if room <= 0:
+            return []
+        now_ms = self._clock.time_ms()
+        lease_ms = now_ms + self._shop.lease_ms
+        return await self._work.claim([line.upstream.name], self._node, now_ms, lease_ms, room)
+
+    async def _wait(self, bell: asyncio.Event) -> None:
+        try:
+            async with asyncio.timeout(self._poll_seconds):
+                await bell.wait()
+        except TimeoutError:
+            return
+
+    def _employ(self, line: Line, claimed: Claimed) -> None:
+        job = claimed.job.id
+        self._feeds.fill(claimed.job, claimed.log)
+        self._feeds.working(job, begins=True)
+        worker = Worker(self._shop, line, self._models[claimed.job.model], claimed)
+        self._busy[line.upstream.name] += 1
+        task = self._supervisor.start(self._run(line, worker), f"job {job}")
+        self._workers[job] = (worker, task)
+        task.add_done_callback(lambda _: self._dismiss(line, job))
+
+    async def _run(self, line: Line, worker: Worker) -> None:
+        try:
+            await worker.work()
+        except StaleClaim:
+            self._shop.meter.count("stale_claims", upstream=line.upstream.name)
+
+    def _dismiss(self, line: Line, job: str) -> None:
+        self._workers.pop(job, None)
+        self._busy[line.upstream.name] -= 1
+        self._feeds.working(job, begins=False)
+        self.ring(line.upstream.name)
+
+    async def _keep_leases(self) -> None:
+        """Renew what is worked here; stop what is no longer ours, and what somebody elsewhere wishes to end."""
+        while True:
+            await asyncio.sleep(self._shop.lease_ms / 3000)
+            held = [(job, worker.job.claim) for job, (worker, _) in self._workers.items()]
+            if not held:
+                continue
+            ours = await self._work.renew(held, self._clock.time_ms() + self._shop.lease_ms)
+            for job, _ in held:
+                wish = ours.get(job)
+                if job in ours and wish is not None:
+                    self.stop_work(job, wish)
+                elif job not in ours and job in self._workers:
+                    self._workers[job][1].cancel()
+
+    async def _tell_places(self) -> None:
+        """Tell watched jobs their place in the queue, as far as one lane can tell, when it changed."""
+        told: dict[str, int] = {}
+        while True:
+            await asyncio.sleep(PLACES_EVERY_SECONDS)
+            if not self._feeds.any_queued():
+                told.clear()
+                continue
+            places: dict[str, int] = {}
+            for name in self._lines:
+                waiting = await self._jobs.queue(name, PLACES_TOLD)
+                places |= {job: place for place, job in enumerate(waiting, start=1)}
+            for job, place in places.items():
+                if told.get(job) != place:
+                    self._feeds.queued(job, Queued(job=job, position=place))
+            told = places

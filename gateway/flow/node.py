@@ -1,0 +1,44 @@
+"""What every connection and every edge of this node shares; put together in `app.py`, written out."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gateway.core.models import Model
+from gateway.flow.access import Access
+from gateway.flow.admission import Admission
+from gateway.flow.feeds import BlobCache, Feeds
+from gateway.flow.pictures import Pictures
+from gateway.flow.supervise import Supervisor
+from gateway.ports import Clock, Jobs, Meter
+from protocol.messages import Limits
+from protocol.session import Timing
+
+if TYPE_CHECKING:
+    from gateway.flow.sessions import Sessions
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """The parts of a running gateway that face clients."""
+
+    access: Access
+    admission: Admission
+    feeds: Feeds
+    pictures: Pictures
+    blobs: BlobCache
+    sessions: "Sessions"
+    jobs: Jobs
+    models: Mapping[str, Model]
+    clock: Clock
+    meter: Meter
+    supervisor: Supervisor
+    limits: Limits
+    timing: Timing
+    asset_retention_ms: int
+    event_retention_ms: int
+
+    @property
+    def largest_message(self) -> int:
+        """The largest WebSocket message a known client may send, in bytes: JSON, or a chunk and its header."""
+        return max(self.limits.max_json, self.limits.max_chunk + 64)

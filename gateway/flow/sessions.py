@@ -1,0 +1,207 @@
+"""The sessions of this node: who is connected, opening and resuming, and the end.
+
+A session is a row of the ledger; a connection holds it while its generation is the row's. So a session opened
+elsewhere takes it away from here, and a node that dies loses nothing: its sessions resume on any other.
+"""
+
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import inf
+from typing import TYPE_CHECKING, Final
+
+from msgspec import UNSET
+
+from gateway.core.records import Identity, JobRecord, SessionRecord
+from gateway.flow.access import Access
+from gateway.ports import Clock, Ledger
+from protocol.errors import ClientFault
+from protocol.ids import make_ulid
+from protocol.messages import VERSION, Hello, Limits, Welcome
+
+if TYPE_CHECKING:
+    from gateway.flow.connection import Connection
+
+FEATURES: Final = ["upload", "inline_finals", "sse", "grants", "tickets"]
+RESUME_TOKEN_MS: Final = 30 * 86_400_000
+"""A bound on the text alone; what counts is whether the session's row is still there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What a hello came to: its session, and the session's jobs with whether they ended."""
+
+    session: SessionRecord
+    resumed: bool
+    old_epoch: bool
+    jobs: dict[str, bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Promises:
+    """What `welcome` announces; milliseconds."""
+
+    heartbeat_ms: int
+    session_ttl_ms: int
+    event_retention_ms: int
+    asset_retention_ms: int
+    currency: str
+
+
+class Sessions:
+    """The connections of this node by session and subject."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        access: Access,
+        clock: Clock,
+        chance: random.Random,
+        limits: Limits,
+        promises: Promises,
+        *,
+        drain_spread_ms: int,
+        cancel: Callable[[str], None],
+    ) -> None:
+        self._ledger = ledger
+        self._access = access
+        self._clock = clock
+        self._chance = chance
+        self._limits = limits
+        self._promises = promises
+        self._drain_spread_ms = drain_spread_ms
+        self._cancel = cancel
+        self._open: dict[str, Connection] = {}
+        self._admitted: set[Connection] = set()
+        self._by_subject: Counter[tuple[str, str]] = Counter()
+        self.draining = False
+
+    def __len__(self) -> int:
+        return len(self._admitted)
+
+    async def identify(self, hello: Hello) -> Identity | None:
+        """Return who a `hello` with a token comes from; `None` if its token is missing or refused."""
+        if hello.token is UNSET:
+            return None
+        try:
+            return await self._access.identify(hello.token)
+        except ClientFault:
+            return None
+
+    def admit(self, connection: "Connection") -> bool:
+        """Count a connection against its subject; `False` if there are too many, or the node drains."""
+        subject = self._subject(connection)
+        if self.draining or self._by_subject[subject] >= self._limits.max_connections:
+            return False
+        self._by_subject[subject] += 1
+        self._admitted.add(connection)
+        return True
+
+    async def open(self, connection: "Connection", hello: Hello) -> Opened:
+        """Resume the session that `hello` names, or open a new one. The older connection of it, if here, is closed."""
+        identity = connection.identity
+        assert identity is not None, "a session belongs to somebody"
+        now = self._clock.time_ms()
+        expires = now + 2 * self._promises.session_ttl_ms
+        token = None if hello.resume is UNSET else self._access.read_resume(hello.resume)
+        old_epoch = token is not None and token.epoch != self._access.epoch
+        if token is not None and not old_epoch:
+            session = await self._ledger.sessions.resume(token.session, identity.tenant, identity.subject, now, expires)
+            if session is not None:
+                return await self._resumed(connection, session, hello)
+        session = SessionRecord(make_ulid(now, self._chance), identity.tenant, identity.subject, 1)
+        await self._ledger.sessions.open(session, now, expires)
+        self._open[session.id] = connection
+        return Opened(session, resumed=False, old_epoch=old_epoch, jobs={})
+
+    async def _resumed(self, connection: "Connection", session: SessionRecord, hello: Hello) -> Opened:
+        older = self._open.get(session.id)
+        self._open[session.id] = connection
+        if older is not None and older is not connection:
+            older.close("replaced")
+        jobs = {job: ended for job, _, ended in await self._ledger.jobs.of_session(session.id)}
+        for one in hello.have:
+            record = None if one.job in jobs else await self._ledger.jobs.find(one.job)
+            if record is not None and self._owned(record, session):
+                jobs[one.job] = record.has_ended
+        return Opened(session, resumed=True, old_epoch=False, jobs=jobs)
+
+    def welcome(self, session: SessionRecord, *, resumed: bool) -> Welcome:
+        """Return the answer to a `hello`."""
+        promises = self._promises
+        return Welcome(
+            v=VERSION, session=session.id, resumed=resumed, time_ms=self._clock.time_ms(),
+            heartbeat_ms=promises.heartbeat_ms, session_ttl_ms=promises.session_ttl_ms,
+            event_retention_ms=promises.event_retention_ms, asset_retention_ms=promises.asset_retention_ms,
+            currency=promises.currency, features=FEATURES, limits=self._limits,
+        )  # fmt: skip
+
+    def resume_token(self, session: SessionRecord) -> str:
+        """Return the text that resumes the session."""
+        return self._access.make_resume(session.id, self._clock.time_ms() + RESUME_TOKEN_MS)
+
+    def auth_ends(self, identity: Identity) -> float:
+        """Return when a credential ends, on the monotonic clock."""
+        if identity.expires_ms is None:
+            return inf
+        return self._clock.now() + (identity.expires_ms - self._clock.time_ms()) / 1000
+
+    def retry_after_ms(self) -> int:
+        """Return a random time to stay away for, so that not everybody comes back at once."""
+        return self._chance.randint(0, self._drain_spread_ms)
+
+    async def handled(self, job: str, session: SessionRecord) -> None:
+        """A job's end was handled by its session."""
+        await self._ledger.jobs.leave_session(job, session.id)
+
+    async def disconnected(self, connection: "Connection") -> None:
+        """A connection is gone; its session lives on for its time."""
+        if connection in self._admitted:
+            self._admitted.discard(connection)
+            subject = self._subject(connection)
+            self._by_subject[subject] -= 1
+            if not self._by_subject[subject]:
+                del self._by_subject[subject]
+        session = connection.session
+        if session is not None and self._open.get(session.id) is connection:
+            del self._open[session.id]
+            expires = self._clock.time_ms() + self._promises.session_ttl_ms
+            await self._ledger.sessions.renew([(session.id, session.generation)], expires)
+
+    async def end(self, session: str) -> None:
+        """End a session: its jobs that said so are canceled."""
+        for job in await self._ledger.sessions.end(session):
+            self._cancel(job)
+        self._open.pop(session, None)
+
+    async def renew(self) -> None:
+        """Keep the sessions of live connections; close those that were taken over elsewhere."""
+        held = {c.session.id: (c.session.id, c.session.generation) for c in self._open.values() if c.session}
+        if not held:
+            return
+        ours = await self._ledger.sessions.renew(
+            list(held.values()), self._clock.time_ms() + 2 * self._promises.session_ttl_ms
+        )
+        for session in held.keys() - ours:
+            connection = self._open.get(session)
+            if connection is not None:
+                connection.close("replaced")
+
+    async def sweep(self) -> None:
+        """End sessions whose time is over."""
+        for session in await self._ledger.sessions.expired(self._clock.time_ms()):
+            await self.end(session)
+
+    def drain(self) -> None:
+        """Tell every client to go elsewhere, and close."""
+        self.draining = True
+        for connection in list(self._admitted):
+            connection.go_away("drain", self.retry_after_ms(), "going_away")
+
+    def _subject(self, connection: "Connection") -> tuple[str, str]:
+        assert connection.identity is not None, "only known clients are admitted"
+        return connection.identity.tenant, connection.identity.subject
+
+    def _owned(self, record: JobRecord, session: SessionRecord) -> bool:
+        return (record.tenant, record.subject) == (session.tenant, session.subject)

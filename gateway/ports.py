@@ -1,0 +1,335 @@
+"""What I/O must offer, as Protocols: the only way that `flow` reaches the world.
+
+A port says what its callers may rely on; an adapter repeats none of it. Adapters are chosen in `app.py` alone.
+"""
+
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from gateway.core.models import Model
+from gateway.core.records import (
+    Append,
+    AssetRecord,
+    CallSettled,
+    Claimed,
+    Identity,
+    JobRecord,
+    KeyRecord,
+    NewCall,
+    NewJob,
+    Plan,
+    SentCall,
+    SessionRecord,
+    Submitted,
+)
+from gateway.core.reports import Picture, Report
+from gateway.core.requests import Request
+from gateway.core.signing import SigningKey
+from protocol.ladder import Rung
+from protocol.messages import Canceler, Numbered
+
+
+@dataclass(frozen=True, slots=True)
+class CallOrder:
+    """One call to an upstream: `count` images of a request, from seed `seed` on; inputs as encoded bytes by role."""
+
+    id: str
+    model: Model
+    request: Request
+    seed: int
+    count: int
+    inputs: Mapping[str, bytes] = field(default_factory=dict)
+    sent: Callable[[], None] = lambda: None
+    """The adapter calls this once, when the last byte of the request has been handed to the network."""
+
+
+class Upstream(Protocol):
+    """A vendor's service, or the embedded painter.
+
+    `run` yields reports in order and ends normally after one `ImageMade` for each of `order.count` images; anything
+    else it raises as `UpstreamFault`. Cancelling the iteration (closing the generator, cancelling the task) stops the
+    work as far as the vendor can, within a second, and lets nothing leak. The caller has committed the call to the
+    ledger before it iterates; the adapter never retries by itself.
+    """
+
+    name: str
+    models: tuple[Model, ...]
+
+    async def open(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+    def run(self, order: CallOrder) -> AsyncGenerator[Report, None]: ...
+
+
+class Clock(Protocol):
+    """The two times: one that only goes forward, for waiting; one that people and other processes share."""
+
+    def now(self) -> float:
+        """Seconds on a monotonic clock."""
+        ...
+
+    def time_ms(self) -> int:
+        """Milliseconds since 1970, UTC."""
+        ...
+
+
+# --- the ledger ---
+
+
+class Jobs(Protocol):
+    """The clients' side of jobs: submits, wishes, logs and lists. Every method is one transaction."""
+
+    async def submit(self, new: NewJob) -> Submitted:
+        """Write the job, its `accepted`, its ref and its hold, or return the job that the ref already has.
+
+        Raises `ClientFault`: `idempotency_conflict`, `concurrency_limit`, `queue_full`.
+        """
+        ...
+
+    async def cancel(self, job: str, by: Canceler, now_ms: int) -> tuple[Numbered, ...]:
+        """Wish a job's end: a queued one ends here (its event is returned), a running one is marked for its worker."""
+        ...
+
+    async def overdue(self, now_ms: int, limit: int = 256) -> list[str]:
+        """Return live jobs whose deadline has passed."""
+        ...
+
+    async def find(self, job: str) -> JobRecord | None:
+        """Return a job's row."""
+        ...
+
+    async def log(self, job: str, after: int = 0) -> tuple[JobRecord, list[Numbered]] | None:
+        """Return a job's row and its events with `seq > after`, in order, from one moment; `None` if unknown."""
+        ...
+
+    async def request(self, job: str) -> Request | None:
+        """Return the normal form that a job runs."""
+        ...
+
+    async def of_session(self, session: str) -> list[tuple[str, int, bool]]:
+        """Return (job, seq, ended) of a session's jobs, oldest first."""
+        ...
+
+    async def leave_session(self, job: str, session: str) -> None:
+        """Take a job whose end was handled out of its session."""
+        ...
+
+    async def listed(
+        self, tenant: str, subject: str, *, ref: str | None, state: str | None, after: str | None, limit: int
+    ) -> list[JobRecord]:
+        """Return the subject's jobs, newest first, from before the job `after`."""
+        ...
+
+    async def heads(self, jobs: Sequence[str]) -> dict[str, int]:
+        """Return the newest number of each job's log."""
+        ...
+
+    async def queue(self, upstream: str, limit: int = 256) -> list[str]:
+        """Return the queued jobs of an upstream, next first as far as one lane can tell."""
+        ...
+
+    async def counts(self) -> dict[tuple[str, str], int]:
+        """Return how many live jobs there are, by (upstream, state)."""
+        ...
+
+    async def trim(self, ended_before_ms: int, forgotten_before_ms: int, limit: int = 256) -> int:
+        """Cut logs past their retention to the end event, delete jobs past that of refs; returns how many rows."""
+        ...
+
+
+class Work(Protocol):
+    """The workers' side of jobs. `WHERE claim = mine AND seq = expected` stands in every write of a claimed job."""
+
+    async def claim(self, upstreams: Sequence[str], node: str, now_ms: int, lease_ms: int, limit: int) -> list[Claimed]:
+        """Take up to `limit` jobs, each fairly, for one of `upstreams`, with a lease until `lease_ms`."""
+        ...
+
+    async def append(self, step: Append) -> tuple[Numbered, ...]:
+        """Append events to a claimed job and renew its lease; returns them with their numbers. Raises `StaleClaim`."""
+        ...
+
+    async def release(self, job: str, claim: int, ready_ms: int) -> None:
+        """Give a claimed job back to the queue, not to be claimed before `ready_ms`; a stale claim does nothing."""
+        ...
+
+    async def renew(self, claims: Sequence[tuple[str, int]], lease_ms: int) -> dict[str, Canceler | None]:
+        """Renew the leases of (job, claim); returns for each that still holds who wishes its end, if anybody."""
+        ...
+
+    async def forget_claims(self, node: str | None = None) -> int:
+        """Let every lease (of `node`) end now: what a start does that knows itself alone. Returns how many."""
+        ...
+
+    async def begin_call(self, new: NewCall, claim: int) -> None:
+        """Commit a call as `sending`; its first byte may go out only after this returned. Raises `StaleClaim`."""
+        ...
+
+    async def settle_call(self, job: str, claim: int, settled: CallSettled) -> None:
+        """Write what became of a call that made no event (refused, not sent). Raises `StaleClaim`."""
+        ...
+
+    async def sent_since(self, upstream: str, since_ms: int) -> list[SentCall]:
+        """Return the calls to an upstream sent at or after `since_ms`, also those whose outcome is unknown."""
+        ...
+
+
+class Sessions(Protocol):
+    """Sessions: opened, resumed by raising the generation, renewed while connected, ended once."""
+
+    async def open(self, new: SessionRecord, now_ms: int, expires_ms: int) -> SessionRecord:
+        """Write a new session."""
+        ...
+
+    async def resume(
+        self, session: str, tenant: str, subject: str, now_ms: int, expires_ms: int
+    ) -> SessionRecord | None:
+        """Raise the session's generation and return it; `None` if it is unknown, over or somebody else's."""
+        ...
+
+    async def renew(self, held: Sequence[tuple[str, int]], expires_ms: int) -> set[str]:
+        """Let the sessions (id, generation) live until `expires_ms`; returns those that still are the caller's."""
+        ...
+
+    async def end(self, session: str) -> list[str]:
+        """End a session now; returns its live jobs that are to be canceled with it."""
+        ...
+
+    async def expired(self, now_ms: int, limit: int = 256) -> list[str]:
+        """Return sessions whose time is over."""
+        ...
+
+
+class Accounts(Protocol):
+    """Tenants, keys, signing keys, the epoch and lock-outs."""
+
+    async def found(self, epoch: str, signing_key: SigningKey) -> str:
+        """Keep an epoch and a signing key if the ledger is new; returns the epoch that it has."""
+        ...
+
+    async def signing_keys(self, now_ms: int) -> list[SigningKey]:
+        """Return the keys that still count."""
+        ...
+
+    async def add_tenant(self, tenant: str, plan: Plan, now_ms: int) -> bool:
+        """Make a tenant; `False` if it was there."""
+        ...
+
+    async def add_key(self, record: KeyRecord, digest: str) -> None:
+        """Keep a new API key's digest."""
+        ...
+
+    async def key(self, digest: str) -> tuple[KeyRecord, Plan] | None:
+        """Return the key of that digest with its tenant's plan, revoked or not."""
+        ...
+
+    async def key_by_id(self, key: str) -> tuple[KeyRecord, Plan] | None:
+        """Return the key of that id with its tenant's plan, revoked or not."""
+        ...
+
+    async def keys(self) -> list[KeyRecord]:
+        """Return every key, oldest first."""
+        ...
+
+    async def revoke_key(self, key: str, now_ms: int) -> bool:
+        """Revoke a key for good; `False` if there is none or it was revoked."""
+        ...
+
+    async def lock_out(self, upstream: str, credential: str, until_ms: int) -> None:
+        """Keep a vendor's lock-out, so that a restart does not run into it."""
+        ...
+
+    async def locked_until(self, upstream: str, credential: str) -> int:
+        """Return until when a vendor's credential is locked out, 0 if it is not."""
+        ...
+
+
+class Assets(Protocol):
+    """Which tenant owns which stored picture, and until when it is kept."""
+
+    async def keep(self, record: AssetRecord) -> None:
+        """Note that the tenant owns the asset, or keep it for longer if it is known."""
+        ...
+
+    async def find(self, tenant: str, asset: str, now_ms: int) -> AssetRecord | None:
+        """Return the tenant's asset unless its time is over."""
+        ...
+
+    async def expired(self, now_ms: int, limit: int = 256) -> list[tuple[str, str]]:
+        """Return (tenant, asset) of assets whose time is over."""
+        ...
+
+    async def drop(self, tenant: str, asset: str, now_ms: int) -> bool:
+        """Forget an asset if its time is still over; `True` if its bytes may be deleted."""
+        ...
+
+
+class Ledger(Protocol):
+    """What may never be lost; a promise is here before it is on the wire."""
+
+    jobs: Jobs
+    work: Work
+    sessions: Sessions
+    accounts: Accounts
+    assets: Assets
+
+
+class Blobs(Protocol):
+    """Pictures by content hash, under the tenant's own prefix. Putting the same bytes twice is harmless."""
+
+    async def put(self, tenant: str, asset: str, content: bytes) -> None:
+        """Keep the bytes; when this returns they survive the process."""
+        ...
+
+    async def get(self, tenant: str, asset: str) -> bytes | None:
+        """Return the bytes, or `None` if there are none."""
+        ...
+
+    async def delete(self, tenant: str, asset: str) -> None:
+        """Delete the bytes, if there are any."""
+        ...
+
+
+class Tickets(Protocol):
+    """Unused tickets, in the live plane: what is lost there is refused, never reused."""
+
+    def keep(self, ticket: str, identity: Identity, expires_ms: int) -> None:
+        """Keep the digest of a ticket until `expires_ms`."""
+        ...
+
+    def take(self, ticket: str, now_ms: int) -> Identity | None:
+        """Return whom a ticket stands for and forget it, in one step."""
+        ...
+
+
+class Transcoder(Protocol):
+    """Makes smaller pictures, off the event loop."""
+
+    async def shrink(self, picture: Picture, rung: Rung) -> tuple[bytes, tuple[int, int]] | None:
+        """Return the picture encoded for a rung, and its size in pixels; `None` if it cannot be decoded."""
+        ...
+
+
+class Watcher(Protocol):
+    """Somebody who follows jobs: a connection, or a stream of server-sent events."""
+
+    def changed(self, job: str) -> None:
+        """Something about the job changed; what may go out goes out within this call."""
+        ...
+
+    def rung(self, job: str) -> Rung | None:
+        """How this watcher wants the job's previews; `None` for none."""
+        ...
+
+
+class Meter(Protocol):
+    """Counts what happens; the names and labels are those of README's table of metrics, without the prefix."""
+
+    def count(self, name: str, amount: float = 1, **labels: str) -> None:
+        """Add to a counter."""
+        ...
+
+    def observe(self, name: str, value: float, **labels: str) -> None:
+        """Add a value to a histogram."""
+        ...

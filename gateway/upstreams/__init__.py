@@ -1,0 +1,1 @@
+"""The adapters of `gateway.ports.Upstream`, one file a vendor."""

@@ -1,0 +1,1 @@
+"""Stand-ins that speak the vendors' dialects over real sockets, with scripted latency, limits and faults."""
