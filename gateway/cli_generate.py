@@ -246,10 +246,10 @@ class Course:
 
     def state_text(self) -> str:
         """Say in a few words what is going on."""
-        if self.offline is not None:
-            return f"connection lost, again in {self.offline.after_seconds:.1f} s"
         if not self.is_welcome:
             return "connecting"
+        if self.offline is not None:
+            return f"connection lost, again in {self.offline.after_seconds:.1f} s"
         if not self.job:
             return "asking"
         if self.position is not None:

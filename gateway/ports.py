@@ -268,11 +268,20 @@ class Assets(Protocol):
 class Ledger(Protocol):
     """What may never be lost; a promise is here before it is on the wire."""
 
-    jobs: Jobs
-    work: Work
-    sessions: Sessions
-    accounts: Accounts
-    assets: Assets
+    @property
+    def jobs(self) -> Jobs: ...
+
+    @property
+    def work(self) -> Work: ...
+
+    @property
+    def sessions(self) -> Sessions: ...
+
+    @property
+    def accounts(self) -> Accounts: ...
+
+    @property
+    def assets(self) -> Assets: ...
 
 
 class Blobs(Protocol):

@@ -68,7 +68,7 @@ class Painter:
 def _time(plan: Plan, step: int) -> float:
     """The time after a step: falls from the strength to almost 0, faster at first."""
     steps = plan.steps
-    return plan.strength * max(_LEAST_TIME, math.pow(1 - step / steps, 1.35))
+    return plan.strength * max(_LEAST_TIME, math.pow(1 - step / steps, 1.8))
 
 
 def _noise(painting: Painting, step: int, size: tuple[int, int]) -> Plane:

@@ -94,8 +94,9 @@ class Plan:
     def _share(self, height: int, width: int, rows: slice) -> Plane:
         """How much of the scene shows, of shape (h, w): 0 for strength 0, 1 for strength 1."""
         x, y = _middles(slice(0, width), height), _middles(rows, height)
-        share = 1.5 * smoothstep(0.25, 1.0, np.float32(self.strength) * np.ones(1, np.float32))
-        return smoothstep(0.0, 0.5, share - self._dissolve.grid(5 * x, 5 * y, 4))
+        patches = np.clip(self._dissolve.grid(5 * x, 5 * y, 4) * 1.6 - 0.3, 0, 1)
+        # Below a strength of 0.2 only the colours change; at 1 no patch of the init is left.
+        return smoothstep(0.0, 1.0, 2.5 * max(0.0, self.strength - 0.2) - patches)
 
 
 def _middles(cells: slice, edge: int) -> Plane:

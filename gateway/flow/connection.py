@@ -60,16 +60,12 @@ class Socket(Protocol):
         """Write a finished WebSocket frame."""
         ...
 
-    def writable(self) -> bool:
+    def has_room(self) -> bool:
         """Whether the write buffer is below the high-water mark."""
         ...
 
     def close(self, code: int, reason: str) -> None:
         """Begin the closing handshake."""
-        ...
-
-    def pause_reading_until(self, now: float, until: float) -> None:
-        """Read nothing more from the network for `until - now` seconds."""
         ...
 
     def allow_messages_of(self, max_bytes: int) -> None:
@@ -142,7 +138,7 @@ class Connection:
         """See `gateway.ports.Watcher`."""
         if self.machine.phase is Phase.LIVE:
             self.machine.delivery.mark(job)
-            if self._socket.writable():
+            if self._socket.has_room():
                 self._pump()
 
     def rung(self, job: str) -> Rung | None:
@@ -161,10 +157,10 @@ class Connection:
         if self.machine.phase is not Phase.LIVE:
             return
         delivery, now = self.machine.delivery, self._node.clock.now()
-        if self._socket.writable():
+        if self._socket.has_room():
             for frame in delivery.pump(self._tails, self._node.blobs.blobs, now, self._node.clock.time_ms()):
                 self._write(frame)
-                if not self._socket.writable():
+                if not self._socket.has_room():
                     break
         if self._synced_due:
             self._finish_replay()
@@ -242,7 +238,8 @@ class Connection:
         self._pump()
 
     async def _pause(self, effect: PauseReading) -> None:
-        self._socket.pause_reading_until(self._node.clock.now(), effect.until)
+        # The edge reads the next message only when this returns, and so does the network behind it.
+        await asyncio.sleep(max(0.0, effect.until - self._node.clock.now()))
 
     async def _close_now(self, effect: Close) -> None:
         self._close(effect)

@@ -162,10 +162,10 @@ class Feeds:
         for rung in {rung for watcher in feed.watchers if (rung := watcher.rung(job)) is not None}:
             self._encode_later(feed, rung, facts, picture)
 
-    def next_frame(self, job: str) -> int:
-        """Return the number of the job's next preview; it never restarts while the feed lives."""
+    def next_frame(self, job: str, attempt: int) -> int:
+        """Return the number of the job's next preview: it rises for ever, also when a later attempt runs elsewhere."""
         feed = self._feeds[job]
-        feed.frames += 1
+        feed.frames = max(feed.frames, (attempt - 1) << 16) + 1
         return feed.frames
 
     def working(self, job: str, *, begins: bool) -> None:

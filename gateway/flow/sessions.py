@@ -6,7 +6,7 @@ elsewhere takes it away from here, and a node that dies loses nothing: its sessi
 
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING, Final
@@ -18,7 +18,7 @@ from gateway.flow.access import Access
 from gateway.ports import Clock, Ledger
 from protocol.errors import ClientFault
 from protocol.ids import make_ulid
-from protocol.messages import VERSION, Hello, Limits, Welcome
+from protocol.messages import VERSION, Canceler, Hello, Limits, Welcome
 
 if TYPE_CHECKING:
     from gateway.flow.connection import Connection
@@ -62,7 +62,7 @@ class Sessions:
         promises: Promises,
         *,
         drain_spread_ms: int,
-        cancel: Callable[[str], None],
+        cancel: Callable[[JobRecord, Canceler], Awaitable[None]],
     ) -> None:
         self._ledger = ledger
         self._access = access
@@ -172,7 +172,9 @@ class Sessions:
     async def end(self, session: str) -> None:
         """End a session: its jobs that said so are canceled."""
         for job in await self._ledger.sessions.end(session):
-            self._cancel(job)
+            record = await self._ledger.jobs.find(job)
+            if record is not None:
+                await self._cancel(record, "session")
         self._open.pop(session, None)
 
     async def renew(self) -> None:

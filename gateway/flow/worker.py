@@ -20,7 +20,7 @@ from gateway.core.backoff import wait_seconds
 from gateway.core.calls import Call, CallEvent, CallState, GiveUp, plan
 from gateway.core.eta import ratio_of, remaining_ms
 from gateway.core.models import Model
-from gateway.core.records import Append, CallSettled, Claimed, JobRecord, NewCall
+from gateway.core.records import Append, CallSettled, Claimed, JobRecord, NewCall, StaleClaim
 from gateway.core.reports import ImageMade, Outcome, PreviewMade, Report, StepDone, UpstreamFault, WorkBegun
 from gateway.flow.feeds import Feeds
 from gateway.flow.gate import Gate, Passage
@@ -115,6 +115,11 @@ class Worker:
                 await uninterrupted(self._cancel(self.stop_for))
                 return
             await uninterrupted(self._release())
+            raise
+        except StaleClaim:
+            raise
+        except Exception:  # the job must end, whatever our own mistake; the task's end reports it
+            await uninterrupted(self._fail(self._our_fault()))
             raise
 
     async def _work(self) -> None:
@@ -263,7 +268,7 @@ class Worker:
 
     def _preview(self, report: PreviewMade, index: int) -> None:
         facts = PreviewFacts(
-            frame=self.shop.feeds.next_frame(self.job.id), seq=self._seq, step=report.step, steps=report.steps,
+            frame=self.shop.feeds.next_frame(self.job.id, self._attempt), seq=self._seq, step=report.step, steps=report.steps,
             image_index=index, image_count=self._request.n, approximate=report.approximate,
         )  # fmt: skip
         self.shop.feeds.previewed(self.job.id, facts, report.picture)
@@ -318,7 +323,7 @@ class Worker:
                 passage.not_sent()
             case Outcome.REFUSED:
                 passage.refused(fault.retry_after_seconds, locked_out=fault.locked_out)
-            case Outcome.FAILED if not fault.credential and fault.code != "upstream_error":
+            case Outcome.FAILED if _is_our_request(fault):
                 passage.succeeded()  # the vendor is well; this request was not to its liking
             case _:
                 passage.failed()
@@ -394,10 +399,16 @@ class Worker:
         return ErrorBody(
             code=fault.code,
             message=fault.message,
-            retryable=ERRORS[fault.code].retryable and not fault.credential and fault.outcome is not Outcome.FAILED,
+            retryable=ERRORS[fault.code].retryable and not fault.credential and not _is_our_request(fault),
             retry_after_ms=UNSET if retry is None else int(retry * 1000),
             details=details,
         )
+
+    def _our_fault(self) -> UpstreamFault:
+        call = self._open_call
+        if call is not None and call.billed:
+            return self._outcome_unknown(call.id)
+        return UpstreamFault(Outcome.UNKNOWN, "internal", "the gateway failed; its log has the reason")
 
     def _outcome_unknown(self, call: str) -> UpstreamFault:
         return UpstreamFault(
@@ -441,6 +452,12 @@ _EVENTS: Final[dict[Outcome, CallEvent]] = {
     Outcome.FAILED: CallEvent.ANSWER,
     Outcome.UNKNOWN: CallEvent.LOSE,
 }
+
+
+def _is_our_request(fault: UpstreamFault) -> bool:
+    """Whether the vendor found fault with the request and not with itself, so that a repeat would fail as well."""
+    status = fault.details.get("status", 500)
+    return fault.outcome is Outcome.FAILED and not fault.credential and (fault.code != "upstream_error" or status < 500)
 
 
 def _image(event: ImageReady, seq: int) -> Image:

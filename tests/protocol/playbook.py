@@ -24,6 +24,7 @@ from protocol.messages import (
     Limits,
     Notice,
     Progress,
+    Snapshot,
     Started,
     Submit,
     Synced,
@@ -165,6 +166,7 @@ def says(message: msgspec.Struct) -> Send:
 
 
 def welcome(*, resumed: bool = False, heartbeat_ms: int = 15_000, **limits: int) -> Welcome:
+    """Return the answer to `hello`; `limits` are its bytes and counts."""
     return Welcome(
         v=1,
         session=SESSION,
@@ -181,39 +183,45 @@ def welcome(*, resumed: bool = False, heartbeat_ms: int = 15_000, **limits: int)
 
 
 def synced(resume: str = "r1", replayed: int = 0) -> Synced:
+    """Return the end of a replay."""
     return Synced(resume=resume, replayed=replayed)
 
 
 def submit(name: str = "shot-1", **fields: Any) -> Submit:
+    """Return a wish for a job."""
     return Submit(ref=name, task="txt2img", params=msgspec.Raw(b'{"prompt":"a harbour"}'), **fields)
 
 
 def accepted(name: str | msgspec.UnsetType = msgspec.UNSET, job: str = JOB, **fields: Any) -> Accepted:
+    """Return a job's first event."""
     return Accepted(
         job=job, seq=1, time_ms=1, task="txt2img", model="sdxl", ref=name, **({"duplicate": False} | fields)
     )
 
 
 def started(seq: int = 2, job: str = JOB) -> Started:
+    """Return a job's second event, as a rule."""
     return Started(job=job, seq=seq, time_ms=1, attempt=1, model="sdxl", steps=30)
 
 
 def notice(seq: int, job: str = JOB) -> Notice:
+    """Return the plainest numbered event."""
     return Notice(job=job, seq=seq, time_ms=1, code="param_clamped", message="steps")
 
 
 def image(seq: int = 3, job: str = JOB) -> ImageReady:
-    return ImageReady(
-        job=job, seq=seq, time_ms=1, index=0, count=1, format="png", w=8, h=8, bytes=9, asset=ASSET
-    )
+    """Return a finished picture as a URL."""
+    return ImageReady(job=job, seq=seq, time_ms=1, index=0, count=1, format="png", w=8, h=8, bytes=9, asset=ASSET)
 
 
 def completed(seq: int, job: str = JOB) -> Completed:
+    """Return a good end."""
     images = [Image(index=0, format="png", w=8, h=8, bytes=9, asset=ASSET, seq=3)]
     return Completed(job=job, seq=seq, time_ms=1, images=images, timings=Timings(1, 2, 3, 6))
 
 
 def progress(step: int, job: str = JOB) -> Progress:
+    """Return a passing event."""
     return Progress(job=job, phase="denoising", step=step, steps=30, ratio=step / 30)
 
 
@@ -243,10 +251,18 @@ def chunk(
     return pack(header, metadata) + data
 
 
-def preview(frame: int, data: bytes = b"jpeg", job: str = JOB, **fields: int) -> bytes:
+def preview(frame: int, data: bytes = b"jpeg", job: str = JOB, **fields: Any) -> bytes:
     """Return a whole preview."""
     return chunk(
         data, total=len(data), last=True, seq=2, kind=Kind.PREVIEW, job=job, frame=frame, step=12, steps=30, **fields
+    )
+
+
+def snapshot(seq: int, state: str = "running") -> Snapshot:
+    """Return a job's state in place of its log."""
+    fields = {"attempt": 1, "images": [], "reset": True, "reason": "store_reset"}
+    return msgspec.convert(
+        {"type": "snapshot", "job": JOB, "seq": seq, "time_ms": 1, "state": state, **fields}, Snapshot
     )
 
 

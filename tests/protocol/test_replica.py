@@ -1,22 +1,17 @@
 """The client's session machine: connections, resume, silence, back-off, acknowledgements."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from msgspec import structs
 
 from protocol.codec import encode
 from protocol.errors import CLOSES
-from protocol.messages import Ack, Bye, Cancel, GoAway, Have, Pong, Prefs, Previews, ServerPing, Unwatch, Watch
-from protocol.replica import IllegalTransition, Replica, State
-from protocol.replica_effects import Answer, Deliver, Disconnected, Event, Reconnect, Send, Stop, close_name
+from protocol.messages import Ack, Bye, Cancel, GoAway, Have, Ok, Pong, Prefs, Previews, ServerPing, Unwatch, Watch
+from protocol.replica import IllegalTransition, Replica
+from protocol.replica_effects import Answer, Deliver, Disconnected, Event, Reconnect, Stop, close_name
+from protocol.replica_states import State
 from tests.protocol.playbook import (
     HELLO,
     JOB,
-    OTHER,
     START,
     Dice,
     Gets,
@@ -25,7 +20,6 @@ from tests.protocol.playbook import (
     Playbook,
     Waits,
     Wants,
-    accepted,
     completed,
     delivered,
     live,
@@ -48,13 +42,7 @@ from tests.protocol.playbook import (
 def test_client_says_hello_and_is_live_at_synced() -> None:
     """The first connection has nothing to resume."""
     assert (
-        Playbook()
-        >> Opens()
-        << says(HELLO)
-        >> Gets(welcome())
-        << Deliver(welcome())
-        >> Gets(synced("r1"))
-        << resumed()
+        Playbook() >> Opens() << says(HELLO) >> Gets(welcome()) << Deliver(welcome()) >> Gets(synced("r1")) << resumed()
     )
 
 
@@ -194,9 +182,15 @@ def test_client_reconnects_after_two_and_a_half_heartbeats_of_silence() -> None:
     """Anything that comes is life, also what is not understood; a frame before the time changes nothing."""
     play = Playbook()
     assert play.replica.deadline() is None
-    assert play >> Opens() << says(HELLO) >> Gets(welcome(heartbeat_ms=10_000)) << Deliver(
-        welcome(heartbeat_ms=10_000)
-    ) >> Gets(synced()) << resumed()
+    assert (
+        play
+        >> Opens()
+        << says(HELLO)
+        >> Gets(welcome(heartbeat_ms=10_000))
+        << Deliver(welcome(heartbeat_ms=10_000))
+        >> Gets(synced())
+        << resumed()
+    )
     assert play.replica.deadline() == START + 25
     assert play >> Waits(20) >> Gets(b"S") >> Waits(24) >> Gets(ServerPing(time_ms=1)) >> Gets(Pong(t=1)) >> Waits(24.5)
     assert play >> Waits(0.5) << Deliver(Disconnected(1006, "silence", 0.25)) << Reconnect(0.25)
@@ -207,9 +201,15 @@ def test_client_reconnects_after_two_and_a_half_heartbeats_of_silence() -> None:
 def test_client_does_not_wait_for_ever_for_a_welcome() -> None:
     """Before a `welcome` the heartbeat is taken to be 15 s."""
     play = Playbook()
-    assert play >> Opens() << says(HELLO) >> Waits(37.4) >> Waits(0.1) << Deliver(
-        Disconnected(1006, "silence", 0.25)
-    ) << Reconnect(0.25)
+    assert (
+        play
+        >> Opens()
+        << says(HELLO)
+        >> Waits(37.4)
+        >> Waits(0.1)
+        << Deliver(Disconnected(1006, "silence", 0.25))
+        << Reconnect(0.25)
+    )
 
 
 def test_silent_job_is_watched_again_after_a_minute() -> None:
@@ -268,9 +268,20 @@ def test_window_must_hold_a_message() -> None:
 
 def test_messages_that_cannot_be_read_are_ignored() -> None:
     """What is no JSON, or binary without a header, is life and nothing else; text may come as text or bytes."""
-    assert live(Playbook()) >> Gets(b"{") >> Gets("{oops") >> Gets("") >> Gets(b"SFL1") >> Gets(
-        encode(ServerPing(time_ms=1)).decode()
+    assert (
+        live(Playbook())
+        >> Gets(b"{")
+        >> Gets("{oops")
+        >> Gets("")
+        >> Gets(b"SFL1")
+        >> Gets(encode(ServerPing(time_ms=1)).decode())
     )
+
+
+def test_refs_are_made_up_anew() -> None:
+    """32 characters that no server minds."""
+    replica = Replica(HELLO, Dice())
+    assert [replica.make_ref(), replica.make_ref()] == [ref(1), ref(2)]
 
 
 # Acknowledgements
@@ -282,8 +293,13 @@ def test_client_acknowledges_at_half_the_window_with_whole_message_sizes() -> No
     big = preview(7, bytes(18_342))
     assert play >> Gets(big) << Deliver(_event(big)) << says(Ack(bytes=18_406))
     small = preview(8, bytes(100))
-    assert play >> Gets(small) << Deliver(_event(small)) >> Gets(b"SFL1") >> Gets(b"S" * 20_000) << says(
-        Ack(bytes=18_406 + 164 + 4 + 20_000)
+    assert (
+        play
+        >> Gets(small)
+        << Deliver(_event(small))
+        >> Gets(b"SFL1")
+        >> Gets(b"S" * 20_000)
+        << says(Ack(bytes=18_406 + 164 + 4 + 20_000))
     )
     play >> Loses(1006) << Deliver(Disconnected(1006, "", 0.25)) << Reconnect(0.25)
     live(play, resume=True)
@@ -291,7 +307,7 @@ def test_client_acknowledges_at_half_the_window_with_whole_message_sizes() -> No
 
 
 def test_client_acknowledges_early_when_a_whole_message_would_not_fit() -> None:
-    """With a window of one message and a bit, half of it would be too late: the server could never send that message."""
+    """With a window of one message and a bit, half of it would be too late: that message could never be sent."""
     play = live(Playbook(hello=structs.replace(HELLO, max_message=16_384, window=17_000)))
     assert play >> Gets(b"S" * 600) >> Gets(b"S" * 16) << says(Ack(bytes=616))
 
@@ -335,9 +351,7 @@ def test_client_stops_when_nobody_answers_bye() -> None:
 def test_client_that_is_not_connected_leaves_at_once() -> None:
     """Nobody is there to say `bye` to, and before the welcome nothing but `hello` may be said."""
     assert Playbook() >> Wants(lambda replica, now: replica.bye(now)) << Stop(1000, "normal")
-    assert Playbook() >> Opens() << says(HELLO) >> Wants(lambda replica, now: replica.bye(now)) << Stop(
-        1000, "normal"
-    )
+    assert Playbook() >> Opens() << says(HELLO) >> Wants(lambda replica, now: replica.bye(now)) << Stop(1000, "normal")
 
 
 # Preferences of the connection
@@ -348,145 +362,6 @@ def test_connection_preferences_go_into_every_later_hello() -> None:
     play = live(Playbook(hello=structs.replace(HELLO, previews=Previews(max_fps=4))))
     wish = Prefs(finals="inline", ref="p-1")
     play >> Wants(lambda replica, _: replica.prefs(wish)) << says(wish)
-    play >> Gets({"type": "ok", "ref": "p-1"}) << Answer("p-1", _ok("p-1"))
+    play >> Gets({"type": "ok", "ref": "p-1"}) << Answer("p-1", Ok(ref="p-1"))
     play >> Loses(1006) << Deliver(Disconnected(1006, "", 0.25)) << Reconnect(0.25)
-    assert play >> Opens() << says(
-        structs.replace(HELLO, previews=Previews(max_fps=4), finals="inline", resume="r1")
-    )
-
-
-def _ok(name: str):  # type: ignore[no-untyped-def]
-    from protocol.messages import Ok
-
-    return Ok(ref=name)
-
-
-# Properties
-
-
-@dataclass
-class Server:
-    """A server with one log per job, which sends what it likes after a cut: all, some, or from the start."""
-
-    logs: dict[str, list[Event]]
-    cursors: dict[str, int] = field(default_factory=dict)
-
-    def resume(self, have: dict[str, int]) -> None:
-        self.cursors = {job: have.get(job, 0) for job in self.logs}
-
-    def step(self, job: str) -> Event | None:
-        cursor = self.cursors[job]
-        if cursor >= len(self.logs[job]):
-            return None
-        self.cursors[job] = cursor + 1
-        return self.logs[job][cursor]
-
-
-def _log(job: str, notices: int) -> list[Event]:
-    return [accepted(job=job), started(job=job), *(notice(3 + n, job) for n in range(notices)), completed(3 + notices, job)]
-
-
-ACTIONS = st.lists(
-    st.one_of(
-        st.tuples(st.just("send"), st.sampled_from([JOB, OTHER])),
-        st.tuples(st.just("lose"), st.sampled_from([JOB, OTHER])),
-        st.tuples(st.just("repeat"), st.sampled_from([JOB, OTHER])),
-        st.tuples(st.just("passing"), st.sampled_from([JOB, OTHER])),
-        st.tuples(st.just("cut"), st.booleans()),
-        st.tuples(st.just("wait"), st.integers(1, 40)),
-    ),
-    max_size=60,
-)
-
-
-@given(ACTIONS, st.integers(0, 4), st.integers(0, 4))
-def test_every_schedule_delivers_each_number_once_in_order(
-    actions: list[tuple[str, object]], first: int, second: int
-) -> None:
-    """Cuts, losses, repeats, new sessions and silence: each job's events are 1..k of its log, and nothing follows."""
-    server = Server({JOB: _log(JOB, first), OTHER: _log(OTHER, second)})
-    run = _Run(server)
-    run.connect(resumed=False)
-    for action, what in actions:
-        run.act(action, what)
-    run.settle()
-    for job, log in server.logs.items():
-        assert run.handled[job] == log
-
-
-class _Run:
-    def __init__(self, server: Server) -> None:
-        self.server = server
-        self.replica = Replica(HELLO, Dice())
-        self.now = START
-        self.handled: dict[str, list[Event]] = {JOB: [], OTHER: []}
-        self.watched: set[str] = set()
-
-    def connect(self, *, resumed: bool) -> None:
-        (hello,) = self.replica.connected(self.now)
-        assert isinstance(hello, Send)
-        have = {one.job: one.seq for one in self.replica.have()}
-        if resumed:
-            self.server.resume(have)
-        else:
-            self.server.cursors = {job: 10**6 for job in self.server.logs}
-        self.take(encode(welcome(resumed=resumed)))
-        self.take(encode(synced()))
-        for job in self.server.logs:
-            if self.replica.state is State.LIVE and job not in self.watched:
-                self.watched.add(job)
-                self.perform(self.replica.watch(Watch(job=job), self.now))
-
-    def take(self, message: bytes) -> None:
-        self.perform(self.replica.receive(message, self.now))
-
-    def perform(self, effects: list) -> None:  # type: ignore[type-arg]
-        for effect in effects:
-            if isinstance(effect, Deliver) and getattr(effect.event, "seq", 0):
-                self.handled[effect.event.job].append(effect.event)
-            if isinstance(effect, Send):
-                self.answer(effect.data)
-            if isinstance(effect, Reconnect):
-                self.now += effect.after_seconds
-                self.connect(resumed=True)
-
-    def answer(self, raw: bytes) -> None:
-        import json
-
-        message = json.loads(raw)
-        if message["type"] == "watch":
-            self.server.cursors[message["job"]] = message.get("after", 0)
-            self.take(json.dumps({"type": "ok", "ref": message["ref"], "job": message["job"]}).encode())
-
-    def act(self, action: str, what: object) -> None:
-        if action == "cut":
-            self.perform_cut(bool(what))
-        elif action == "wait":
-            assert isinstance(what, int)
-            self.now += what
-            self.perform(self.replica.timeout(self.now))
-        elif action == "passing":
-            self.take(encode(progress(1, str(what))))
-        else:
-            self.send(action, str(what))
-
-    def send(self, action: str, job: str) -> None:
-        event = self.server.step(job)
-        if event is None or action == "lose":
-            return
-        for _ in range(2 if action == "repeat" else 1):
-            self.take(encode(event))
-
-    def perform_cut(self, resumed: bool) -> None:
-        effects = self.replica.disconnected(1006, self.now)
-        self.now += 1
-        assert isinstance(effects[-1], Reconnect)
-        self.connect(resumed=resumed)
-
-    def settle(self) -> None:
-        """Let a fair server send everything, over a new connection as often as one is needed."""
-        for _ in range(3):
-            self.perform_cut(resumed=True)
-            for job in self.server.logs:
-                while (event := self.server.step(job)) is not None:
-                    self.take(encode(event))
+    assert play >> Opens() << says(structs.replace(HELLO, previews=Previews(max_fps=4), finals="inline", resume="r1"))

@@ -14,7 +14,7 @@ OTHER = "01JD9Z6Q8M4T7V2XK3B5N0RCEX"
 
 
 @pytest.mark.parametrize(
-    ("seq", "step"), [(1, Step.REPEAT), (3, Step.REPEAT), (4, Step.NEXT), (5, Step.GAP), (99, Step.GAP)]
+    "seq,step", [(1, Step.REPEAT), (3, Step.REPEAT), (4, Step.NEXT), (5, Step.GAP), (99, Step.GAP)]
 )
 def test_step_compares_a_number_with_the_last_handled(seq: int, step: Step) -> None:
     """The rule of section 2.0, on both sides of each border."""

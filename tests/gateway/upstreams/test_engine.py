@@ -204,6 +204,15 @@ async def test_engine_serves_waiting_calls_in_the_order_they_came(engine: Engine
     assert len(engine._processes) == 1
 
 
+@pytest.mark.timing
+async def test_engine_paints_a_picture_of_512_pixels_in_20_steps_in_a_second_and_a_half(engine: Engine) -> None:
+    """From the call to the finished PNG, previews included, by a process that is warm."""
+    await told(engine, order())
+    began = time.monotonic()
+    await told(engine, order(width=512, height=512, steps=20))
+    assert time.monotonic() - began < 1.5
+
+
 # ---- how it fails
 
 

@@ -1,0 +1,383 @@
+"""The composition, written out: from settings to a running gateway, opened and closed in order.
+
+Nothing else wires parts together, and importing any module does nothing. `running` makes the gateway; `serve` puts it
+behind a socket and keeps the order of an end: drain first, exit last.
+"""
+
+import asyncio
+import contextlib
+import random
+import secrets
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from gateway import blobs, config
+from gateway.clock import SystemClock
+from gateway.core.models import Model
+from gateway.core.signing import Signer, SigningKey
+from gateway.edges.links import TenantLinks
+from gateway.edges.routes import build_app
+from gateway.edges.socket import BoundedHttp, WireProtocol
+from gateway.edges.stream import Stream
+from gateway.flow.access import Access
+from gateway.flow.admission import Admission
+from gateway.flow.dispatch import Dispatch
+from gateway.flow.feeds import BlobCache, Feeds
+from gateway.flow.gate import Gate
+from gateway.flow.node import Node
+from gateway.flow.pictures import Pictures
+from gateway.flow.sessions import Promises, Sessions
+from gateway.flow.supervise import Supervisor
+from gateway.flow.sweeper import Sweeper
+from gateway.flow.worker import Line, Workshop
+from gateway.imaging import PillowTranscoder
+from gateway.ledger import SqlLedger, open_ledger
+from gateway.live.local import LocalTickets
+from gateway.observe import logs
+from gateway.observe.metrics import PrometheusMeter
+from gateway.ports import Clock, Upstream
+from gateway.upstreams.engine import Engine
+from gateway.upstreams.stability_v1 import StabilityV1
+from gateway.upstreams.stability_v1 import Engine as StabilityEngine
+from protocol.messages import Limits
+from protocol.session import Timing
+
+SIGNING_KEY_YEARS: Final = 10
+UNSENT_LOW_WATER: Final = 32_768
+"""How much the kernel may hold unsent (TCP_NOTSENT_LOWAT): the deeper it is, the older what a slow client sees."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """A running gateway without a socket."""
+
+    app: ASGIApp
+    node: Node
+    dispatch: Dispatch
+    ledger: SqlLedger
+    drain_grace_seconds: float
+
+    async def drain(self) -> None:
+        """Tell every client to go elsewhere, let what runs end, let the rest go back to the queue."""
+        self.node.sessions.drain()
+        await self.dispatch.drain(self.drain_grace_seconds)
+
+
+@contextlib.asynccontextmanager
+async def running(
+    settings: config.Config, public_url: str, *, clock: Clock | None = None, upstreams: Sequence[Upstream] | None = None
+) -> AsyncIterator[Gateway]:
+    """Open every part in order, and close them in the other order when the context ends.
+
+    `clock` and `upstreams` are for tests; else the system's clock, and the upstreams of the settings.
+    """
+    clock = clock or SystemClock()
+    public_url = public_url.rstrip("/")
+    chance = random.Random(secrets.randbits(128))
+    log = logs.get("gateway")
+    meter = PrometheusMeter()
+    supervisor = Supervisor(lambda name, error: _tell_failure(log, meter, name, error))
+    async with contextlib.AsyncExitStack() as stack:
+        ledger = await stack.enter_async_context(open_ledger(settings.data.folder))
+        transcoder = PillowTranscoder()
+        stack.callback(transcoder.close)
+        access = await _access(ledger, clock)
+        limits = _limits(settings.limits)
+        pictures = Pictures(
+            ledger.assets,
+            blobs.local(settings.data.folder / "blobs"),
+            clock,
+            limits,
+            settings.protocol.asset_retention_ms,
+        )
+        feeds = Feeds(ledger.jobs, transcoder, lambda tenant: TenantLinks(public_url, access, tenant))
+        if upstreams is None:
+            upstreams = [_UPSTREAMS[type(one)](name, one) for name, one in settings.upstreams.items()]
+        for upstream in upstreams:
+            await upstream.open()
+            stack.push_async_callback(upstream.close)
+        models = _models(upstreams)
+        lines = [
+            await _line(upstream, settings.upstreams[upstream.name], ledger, clock, supervisor)
+            for upstream in upstreams
+        ]
+        shop = Workshop(
+            ledger=ledger,
+            pictures=pictures,
+            feeds=feeds,
+            clock=clock,
+            chance=chance,
+            meter=meter,
+            lease_ms=settings.work.lease_ms,
+            max_tries=settings.work.max_tries,
+            backoff_base_seconds=settings.work.backoff_base_ms / 1000,
+            backoff_cap_seconds=settings.work.backoff_cap_ms / 1000,
+        )
+        dispatch = Dispatch(
+            shop, lines, models, supervisor, node=_node_name(), poll_seconds=settings.work.poll_ms / 1000
+        )
+        admission = Admission(
+            ledger,
+            pictures,
+            feeds,
+            models,
+            clock,
+            chance,
+            limits=limits,
+            ref_retention_ms=settings.protocol.ref_retention_ms,
+            max_queue=settings.limits.max_queue,
+            ring=dispatch.ring,
+            stop_work=dispatch.stop_work,
+        )
+        sessions = Sessions(
+            ledger,
+            access,
+            clock,
+            chance,
+            limits,
+            _promises(settings.protocol),
+            drain_spread_ms=settings.protocol.drain_spread_ms,
+            cancel=admission.cancel,
+        )
+        node = Node(
+            access=access,
+            admission=admission,
+            feeds=feeds,
+            pictures=pictures,
+            blobs=BlobCache(),
+            sessions=sessions,
+            jobs=ledger.jobs,
+            models=models,
+            clock=clock,
+            meter=meter,
+            supervisor=supervisor,
+            limits=limits,
+            timing=_timing(settings.protocol),
+            asset_retention_ms=settings.protocol.asset_retention_ms,
+            event_retention_ms=settings.protocol.event_retention_ms,
+        )
+        stack.push_async_callback(supervisor.stop)
+        # The folder is ours alone, so whatever was claimed here before is nobody's now.
+        await ledger.work.forget_claims()
+        dispatch.start()
+        Sweeper(
+            node,
+            session_ttl_ms=settings.protocol.session_ttl_ms,
+            ref_retention_ms=settings.protocol.ref_retention_ms,
+        ).start(supervisor)
+        app = build_app(
+            node,
+            Stream(node),
+            allowed_hosts=settings.server.allowed_hosts,
+            allowed_origins=settings.server.allowed_origins,
+            bound_host=settings.server.host,
+            gates=lambda: {name: line.gate.snapshot() for name, line in dispatch.lines.items()},
+            metrics=meter.render,
+            log=log,
+        )
+        yield Gateway(app, node, dispatch, ledger, settings.protocol.drain_grace_ms / 1000)
+
+
+async def serve(settings: config.Config, *, announce: Callable[[str], None]) -> None:
+    """Serve until SIGTERM or SIGINT; `announce` is told the address once requests are answered."""
+    logs.configure(settings.log.level, settings.log.format)
+    asked_to_end = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, asked_to_end.set)
+    with listen(settings.server) as listener:
+        url = settings.server.public_url or address_of(settings.server.host, listener)
+        async with running(settings, url) as gateway, serving(gateway, listener, settings.server.backlog) as server:
+            announce(url)
+            await asked_to_end.wait()
+            server.stop_accepting()
+            await gateway.drain()
+
+
+@contextlib.asynccontextmanager
+async def serving(gateway: Gateway, listener: socket.socket, backlog: int = 2048) -> AsyncIterator["Server"]:
+    """Answer requests on a bound socket while the context lasts."""
+    server = Server(uvicorn_config(gateway.app, backlog=backlog))
+    async with asyncio.TaskGroup() as tasks:
+        task = tasks.create_task(server.serve(sockets=[listener]), name="server")
+        while not server.started and not task.done():
+            await asyncio.sleep(0.005)  # uvicorn has no event for it
+        try:
+            yield server
+        finally:
+            server.should_exit = True
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server without its signal handling: the gateway drains first and lets it exit last."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Any:
+        yield
+
+    def stop_accepting(self) -> None:
+        """Take no new connections; those that are open go on."""
+        for server in self.servers:
+            server.close()
+
+
+def uvicorn_config(app: ASGIApp, *, backlog: int = 2048) -> uvicorn.Config:
+    """Return how uvicorn runs the gateway: our protocols, no deflate, no clocks and no logs of its own."""
+    return uvicorn.Config(
+        app,
+        http=BoundedHttp,
+        ws=WireProtocol,
+        loop="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        ws_ping_interval=None,
+        ws_per_message_deflate=False,
+        server_header=False,
+        proxy_headers=False,
+        backlog=backlog,
+        timeout_graceful_shutdown=5,
+    )
+
+
+# --- parts ---
+
+
+def _engine(name: str, settings: config.Engine) -> Upstream:
+    return Engine(name=name, processes=settings.processes)
+
+
+def _stability_v1(name: str, settings: config.StabilityV1) -> Upstream:
+    return StabilityV1(
+        name=name,
+        base_url=settings.base_url,
+        api_key=settings.api_key.reveal(),
+        engines={
+            engine: StabilityEngine(model=engine, price_micros=price) for engine, price in settings.engines.items()
+        },
+        timeout_seconds=settings.timeout_ms / 1000,
+        connect_timeout_seconds=settings.connect_timeout_ms / 1000,
+    )
+
+
+_UPSTREAMS: Final[Mapping[type, Callable[[str, Any], Upstream]]] = {
+    config.Engine: _engine,
+    config.StabilityV1: _stability_v1,
+}
+
+
+def _models(upstreams: Sequence[Upstream]) -> dict[str, Model]:
+    """All models by the name that clients use; of two with one name the first upstream's counts."""
+    models: dict[str, Model] = {}
+    for upstream in upstreams:
+        for model in upstream.models:
+            models.setdefault(model.id, model)
+    return models
+
+
+async def _line(
+    upstream: Upstream, settings: config.Upstream, ledger: SqlLedger, clock: Clock, supervisor: Supervisor
+) -> Line:
+    """Return an upstream's line, its gate rebuilt from the calls of the last window and the kept lock-out."""
+    credential = "default"
+    if isinstance(settings, config.Engine):
+        return Line(upstream, credential, Gate(clock=clock), settings.processes)
+
+    def keep_lockout(until_ms: int) -> None:
+        supervisor.start(ledger.accounts.lock_out(upstream.name, credential, until_ms), f"lock-out of {upstream.name}")
+
+    gate = Gate(
+        clock=clock,
+        **_limit_of(settings.limit),
+        concurrency=settings.concurrency,
+        failure_threshold=settings.breaker.failures,
+        cooldown_seconds=settings.breaker.open_ms / 1000,
+        on_lockout=keep_lockout,
+    )
+    since_ms = clock.time_ms() - int(gate.horizon_seconds * 1000)
+    past = await ledger.work.sent_since(upstream.name, since_ms)
+    locked_until_ms = await ledger.accounts.locked_until(upstream.name, credential)
+    # What the ledger has is when a call was about to be sent, so only its answer bounds when the vendor counted it.
+    gate.restore([(None, call.answered_ms) for call in past], locked_until_ms or None)
+    return Line(upstream, credential, gate, settings.concurrency)
+
+
+def _limit_of(limit: config.Window | config.Bucket) -> dict[str, Any]:
+    shared = {"delay_bound_seconds": limit.delay_bound_ms / 1000, "lockout_seconds": limit.lockout_ms / 1000}
+    if isinstance(limit, config.Window):
+        return {"limit": limit.window, "period_seconds": limit.period_ms / 1000, **shared}
+    return {"rate": limit.bucket_per_s, "burst": limit.burst, **shared}
+
+
+async def _access(ledger: SqlLedger, clock: Clock) -> Access:
+    """Return the access checks on the ledger's own epoch and keys, made with the ledger and never afresh."""
+    now = clock.time_ms()
+    first = SigningKey(secrets.token_hex(4), secrets.token_bytes(32), now + SIGNING_KEY_YEARS * 31_536_000_000)
+    epoch = await ledger.accounts.found(secrets.token_hex(8), first)
+    return Access(ledger.accounts, LocalTickets(), Signer(await ledger.accounts.signing_keys(now)), clock, epoch)
+
+
+def _limits(settings: config.Limits) -> Limits:
+    return Limits(**{name: getattr(settings, name) for name in Limits.__struct_fields__})
+
+
+def _promises(settings: config.Protocol) -> Promises:
+    return Promises(
+        heartbeat_ms=settings.heartbeat_ms,
+        session_ttl_ms=settings.session_ttl_ms,
+        event_retention_ms=settings.event_retention_ms,
+        asset_retention_ms=settings.asset_retention_ms,
+        currency=settings.currency,
+    )
+
+
+def _timing(settings: config.Protocol) -> Timing:
+    return Timing(
+        heartbeat=settings.heartbeat_ms / 1000,
+        hello=settings.hello_timeout_ms / 1000,
+        ping=settings.ping_interval_ms / 1000,
+        silence=settings.silence_ms / 1000,
+        slow=settings.slow_consumer_ms / 1000,
+    )
+
+
+def _node_name() -> str:
+    return f"{socket.gethostname()[:40]}-{secrets.token_hex(4)}"
+
+
+def _tell_failure(log: Any, meter: PrometheusMeter, name: str, error: BaseException) -> None:
+    meter.count("task_failures", task=name.split(" ")[0])
+    log.error("a task failed", task=name, exc_info=error)
+
+
+# --- the socket ---
+
+
+def listen(settings: config.Server) -> socket.socket:
+    """Return the bound socket; what it sets is inherited by every connection."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_LOW_WATER)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        listener.bind((settings.host, settings.port))
+        listener.setblocking(False)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def address_of(host: str, listener: socket.socket) -> str:
+    """Return the address that a client on this machine uses."""
+    port = listener.getsockname()[1]
+    name = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104 - only named
+    return f"http://{name}:{port}"

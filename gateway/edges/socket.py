@@ -1,0 +1,152 @@
+"""The transport under a connection: uvicorn's protocols, with the rules that uvicorn does not keep.
+
+uvicorn by itself ends a late pong with 1011 even while data flows, has one message limit for a connection's whole life,
+closes every socket with 1012 at SIGTERM before the application hears of it, and reads headers without end. So:
+
+* `WireProtocol` lends its transport: finished frames go straight to it, past ASGI; the handshake, reading and the
+  closing handshake stay uvicorn's. It has no ping clock (the session machine has one), notes every byte that comes,
+  raises the message limit once the client is known, and tells when the write buffer is below its mark again.
+* `BoundedHttp` gives a request's head 10 seconds and 32 KiB.
+
+Writing past ASGI is legal because no extension is negotiated, a message is one frame, and control frames of uvicorn are
+written whole to the same transport.
+"""
+
+import asyncio
+from asyncio.transports import BaseTransport
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.exceptions import InvalidState
+
+if TYPE_CHECKING:
+    from gateway.flow.connection import Connection
+
+HIGH_WATER: Final = 65_536
+LOW_WATER: Final = 16_384
+FIRST_MESSAGE_LIMIT: Final = 32_768
+HEAD_SECONDS: Final = 10.0
+HEAD_LIMIT: Final = 32_768
+CLOSE_SECONDS: Final = 10.0
+SLOW_CLOSE_SECONDS: Final = 120.0
+"""A close frame behind a full buffer reaches a slow reader late, but it should reach it: it says why."""
+
+
+class WireProtocol(WebSocketsSansIOProtocol):
+    """A WebSocket whose application may write finished frames; see `gateway.flow.connection.Socket`."""
+
+    connection: "Connection | None" = None
+
+    def connection_made(self, transport: BaseTransport) -> None:
+        super().connection_made(transport)
+        self.transport.set_write_buffer_limits(high=HIGH_WATER, low=LOW_WATER)
+        self.conn.max_message_size = FIRST_MESSAGE_LIMIT
+
+    async def run_asgi(self) -> None:
+        cast("dict[str, Any]", self.scope)["safelight.wire"] = self
+        await super().run_asgi()
+
+    def data_received(self, data: bytes) -> None:
+        if self.connection is not None:
+            self.connection.byte_received()
+        super().data_received(data)
+
+    def send_receive_event_to_app(self) -> None:
+        """Hand on a whole message as bytes, text too: its first byte tells what it is, and JSON checks its UTF-8."""
+        data = self.frames[0] if len(self.frames) == 1 else b"".join(self.frames)
+        self.frames = []
+        if self.close_sent:
+            return
+        self.queue.put_nowait({"type": "websocket.receive", "bytes": bytes(data)})
+        if not self.read_paused:
+            self.read_paused = True
+            self.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self.connection is not None and not self.close_sent:
+            self.connection.drained()
+
+    def shutdown(self) -> None:
+        """The server ends: what is still open was told before, so only the transport is left to close."""
+        self.close(4001, "going_away")
+
+    # --- gateway.flow.connection.Socket ---
+
+    def write(self, frame: bytes) -> None:
+        """Write a finished frame; nothing after the close frame."""
+        if not self.close_sent and not self.transport.is_closing():
+            self.transport.write(frame)
+
+    def has_room(self) -> bool:
+        """Whether the write buffer is at most at its mark. Above it, `resume_writing` will come."""
+        return self.transport.get_write_buffer_size() <= HIGH_WATER and not self.transport.is_closing()
+
+    def allow_messages_of(self, max_bytes: int) -> None:
+        """Let the client send messages of up to `max_bytes` from now on."""
+        self.conn.max_message_size = max_bytes
+
+    def close(self, code: int, reason: str) -> None:
+        """Send a close frame and wait for the client's, for a while; then the transport is cut."""
+        if self.close_sent or self.transport.is_closing():
+            return
+        try:
+            self.conn.send_close(code, reason)
+        except InvalidState:
+            self.transport.close()
+            return
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.close_sent = True
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
+        if self.read_paused:
+            self.read_paused = False
+            self.transport.resume_reading()
+        behind = self.transport.get_write_buffer_size() > LOW_WATER
+        self.close_timer = self.loop.call_later(SLOW_CLOSE_SECONDS if behind else CLOSE_SECONDS, self.transport.abort)
+
+
+class BoundedHttp(HttpToolsProtocol):
+    """HTTP whose heads are bounded in time and size, so that a trickle of header bytes holds nothing for long."""
+
+    _head_timer: asyncio.TimerHandle | None = None
+    _head_bytes = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._head_done()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._head_timer is not None:
+            self._head_bytes += len(data)
+        super().data_received(data)
+        if self._head_timer is not None and self._head_bytes > HEAD_LIMIT:
+            self._refuse_head()
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        if self._head_timer is None:
+            self._await_head()
+
+    def on_headers_complete(self) -> None:
+        self._head_done()
+        super().on_headers_complete()
+
+    def _await_head(self) -> None:
+        self._head_bytes = 0
+        self._head_timer = self.loop.call_later(HEAD_SECONDS, self._refuse_head)
+
+    def _head_done(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _refuse_head(self) -> None:
+        self._head_done()
+        if not self.transport.is_closing():
+            self.transport.write(b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
+            self.transport.close()
