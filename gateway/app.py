@@ -21,6 +21,7 @@ from gateway import blobs, config
 from gateway.clock import SystemClock
 from gateway.core.models import Model
 from gateway.core.signing import Signer, SigningKey
+from gateway.edges.events import Streams
 from gateway.edges.links import TenantLinks
 from gateway.edges.routes import build_app
 from gateway.edges.socket import BoundedHttp, WireProtocol
@@ -38,13 +39,14 @@ from gateway.flow.sweeper import Sweeper
 from gateway.flow.worker import Line, Workshop
 from gateway.imaging import PillowTranscoder
 from gateway.ledger import SqlLedger, open_ledger
+from gateway.ledger.sql import LedgerBusy
 from gateway.live.local import LocalTickets
 from gateway.observe import logs
 from gateway.observe.metrics import PrometheusMeter
 from gateway.ports import Clock, Upstream
 from gateway.upstreams.engine import Engine
-from gateway.upstreams.stability_v1 import StabilityV1
 from gateway.upstreams.stability_v1 import Engine as StabilityEngine
+from gateway.upstreams.stability_v1 import StabilityV1
 from protocol.messages import Limits
 from protocol.session import Timing
 
@@ -59,6 +61,7 @@ class Gateway:
 
     app: ASGIApp
     node: Node
+    streams: Streams
     dispatch: Dispatch
     ledger: SqlLedger
     drain_grace_seconds: float
@@ -66,6 +69,7 @@ class Gateway:
     async def drain(self) -> None:
         """Tell every client to go elsewhere, let what runs end, let the rest go back to the queue."""
         self.node.sessions.drain()
+        self.streams.drain()
         await self.dispatch.drain(self.drain_grace_seconds)
 
 
@@ -135,13 +139,14 @@ async def running(
             ring=dispatch.ring,
             stop_work=dispatch.stop_work,
         )
+        promises = _promises(settings.protocol)
         sessions = Sessions(
             ledger,
             access,
             clock,
             chance,
             limits,
-            _promises(settings.protocol),
+            promises,
             drain_spread_ms=settings.protocol.drain_spread_ms,
             cancel=admission.cancel,
         )
@@ -171,17 +176,24 @@ async def running(
             session_ttl_ms=settings.protocol.session_ttl_ms,
             ref_retention_ms=settings.protocol.ref_retention_ms,
         ).start(supervisor)
+        streams = Streams()
         app = build_app(
             node,
             Stream(node),
-            allowed_hosts=settings.server.allowed_hosts,
-            allowed_origins=settings.server.allowed_origins,
-            bound_host=settings.server.host,
+            public_url=public_url,
+            promises=promises,
+            streams=streams,
             gates=lambda: {name: line.gate.snapshot() for name, line in dispatch.lines.items()},
             metrics=meter.render,
+            chance=chance,
             log=log,
+            bound_host=settings.server.host,
+            allowed_hosts=settings.server.allowed_hosts,
+            allowed_origins=settings.server.allowed_origins,
+            trust_forwarded=settings.server.trust_forwarded,
+            busy=(LedgerBusy,),
         )
-        yield Gateway(app, node, dispatch, ledger, settings.protocol.drain_grace_ms / 1000)
+        yield Gateway(app, node, streams, dispatch, ledger, settings.protocol.drain_grace_ms / 1000)
 
 
 async def serve(settings: config.Config, *, announce: Callable[[str], None]) -> None:

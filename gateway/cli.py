@@ -62,6 +62,7 @@ def serve(config_path: Path | None, host: str | None, port: int | None, data: Pa
     With an empty data folder it makes an API key and prints the address of its page with it.
     """
     config = _load(config_path, {"server.host": host, "server.port": port, "data.folder": data})
+    _make_folder(config.data.folder)
 
     from gateway import app  # noqa: PLC0415
     from gateway.ledger import FolderInUse  # noqa: PLC0415
@@ -72,7 +73,6 @@ def serve(config_path: Path | None, host: str | None, port: int | None, data: Pa
         await app.serve(config, announce=lambda url: _announce(url, dev_key))
 
     try:
-        config.data.folder.mkdir(parents=True, exist_ok=True)
         _run(run())
     except FolderInUse as fault:
         _leave(FAILED, str(fault))
@@ -112,7 +112,7 @@ def key_add(tenant: str, label: str, config_path: Path | None, data: Path | None
     if not tenant.strip():
         raise click.BadParameter("a tenant's name is not empty", param_hint="--tenant")
     folder = _folder(config_path, data)
-    folder.mkdir(parents=True, exist_ok=True)
+    _make_folder(folder)
 
     from gateway.cli_keys import add_key, make_key  # noqa: PLC0415
     from gateway.clock import SystemClock  # noqa: PLC0415
@@ -179,7 +179,7 @@ _INPUT = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
 @click.option("--size", type=_Size(), metavar="WxH", help="Size in pixels.")
 @click.option("--seed", type=int, metavar="N", help="Seed, to get the same picture again.")
 @click.option("--n", type=int, metavar="N", help="How many pictures.")
-@click.option("--model", metavar="M", help="The model's name; else the gateway's first.")
+@click.option("--model", metavar="M", help="The model's name; else the gateway chooses.")
 @click.option("--init", type=_INPUT, metavar="FILE", help="Start from this picture (img2img).")
 @click.option("--mask", type=_INPUT, metavar="FILE", help="Repaint only where this is white (inpaint); needs --init.")
 @click.option("--strength", type=float, metavar="X", help="0 keeps the --init picture, 1 ignores it.")
@@ -257,9 +257,16 @@ def _leave_with_faults(faults: list[str]) -> NoReturn:
 
 
 def _run(main_coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run to the end; what a task group wrapped comes out as it was raised."""
     import uvloop  # noqa: PLC0415
 
-    return uvloop.run(main_coroutine)
+    try:
+        return uvloop.run(main_coroutine)
+    except BaseExceptionGroup as group:
+        cause: BaseException = group
+        while isinstance(cause, BaseExceptionGroup) and len(cause.exceptions) == 1:
+            cause = cause.exceptions[0]
+        raise cause from None
 
 
 async def _found_dev_key(folder: Path) -> "DevKey":
@@ -304,6 +311,16 @@ def _folder(config_path: Path | None, data: Path | None) -> Path:
     return _load(config_path, {"data.folder": data}).data.folder
 
 
+def _make_folder(folder: Path) -> None:
+    """Make the data folder if it is not there, or leave if nothing can be kept in it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        _leave(FAILED, f"the data folder {folder} cannot be made ({error.strerror}); name another with --data")
+    if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+        _leave(FAILED, f"nothing can be written to the data folder {folder}; name another with --data")
+
+
 def _existing_folder(config_path: Path | None, data: Path | None) -> Path:
     folder = _folder(config_path, data)
     if not (folder / "ledger.db").exists():
@@ -313,15 +330,13 @@ def _existing_folder(config_path: Path | None, data: Path | None) -> Path:
 
 def _with_accounts(folder: Path, work: "Callable[[Accounts], Coroutine[Any, Any, T]]") -> T:
     """Do `work` on the ledger in `folder`, beside whatever gateway holds it."""
-    import asyncio  # noqa: PLC0415
-
     from gateway.ledger import open_ledger  # noqa: PLC0415
 
     async def run() -> T:
         async with open_ledger(folder, exclusive=False) as ledger:
             return await work(ledger.accounts)
 
-    return asyncio.run(run())
+    return _run(run())
 
 
 def _moment(time_ms: int) -> str:

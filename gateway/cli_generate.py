@@ -13,6 +13,7 @@ import os
 import re
 import signal
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -616,8 +617,12 @@ async def _fetch_missing(course: Course) -> None:
 def _fetch(url: str) -> bytes:
     if not url.startswith(("http://", "https://")):
         raise OSError("its address is no http address")
-    with urllib.request.urlopen(url, timeout=_FETCH_SECONDS) as answer:  # noqa: S310 - looked at above
-        content: bytes = answer.read()
+    try:
+        with urllib.request.urlopen(url, timeout=_FETCH_SECONDS) as answer:  # noqa: S310 - looked at above
+            content: bytes = answer.read()
+    except urllib.error.HTTPError as error:
+        error.close()
+        raise OSError(f"HTTP {error.code}") from None
     return content
 
 

@@ -58,6 +58,7 @@ from protocol.replica_effects import (
     Stop,
     ends_job,
 )
+from protocol.replica_states import State
 from protocol.streams import Job, Stream
 
 TokenSource = Callable[[], Awaitable[str]]
@@ -154,7 +155,6 @@ class Client:
     ) -> None:
         if self._failure is None and not isinstance(error, asyncio.CancelledError):
             self._perform(self._replica.bye(_now()))
-            self._room.set()
             await asyncio.wait({self._runner}, timeout=_LEAVE_SECONDS)
         await self._shut(error)
 
@@ -279,7 +279,8 @@ class Client:
             del self._jobs[job.id]
 
     def _answer(self, answer: Answer) -> None:
-        future = self._waiting.get(answer.ref)
+        # Popped here and not where it is awaited: from now on nobody waits, and the reader may have to stop.
+        future = self._waiting.pop(answer.ref, None)
         if future is None or future.done():
             return
         message = answer.message
@@ -299,9 +300,9 @@ class Client:
     # Within
 
     def look_for_room(self) -> None:
-        """Let the reader go on if no stream is full, or if somebody waits for an answer."""
-        full = any(stream.is_full for stream in (*self._jobs.values(), *self._streams))
-        if not full or self._waiting or self._failure is not None:
+        """Let the reader go on if no stream is full, or if somebody waits for an answer or for the end."""
+        awaited = self._waiting or self._failure is not None or self._replica.state is State.LEAVING
+        if awaited or not any(stream.is_full for stream in (*self._jobs.values(), *self._streams)):
             self._room.set()
         else:
             self._room.clear()
@@ -319,7 +320,7 @@ class Client:
         try:
             answer: Job | None = await future
         finally:
-            del self._waiting[ref]
+            self._waiting.pop(ref, None)
             self.look_for_room()
         return answer
 
@@ -422,7 +423,11 @@ class Client:
             frame = closed.rcvd or closed.sent
             self._disconnected(frame.code if frame else ABNORMAL, frame.reason if frame else "")
         else:
-            self._perform(self._replica.receive(message, _now()))
+            effects = self._replica.receive(message, _now())
+            self._perform(effects)
+            if effects:
+                # Messages that came together are received without a pause; who keeps up shall see each step.
+                await asyncio.sleep(0)
 
     async def _write(self, socket: ClientConnection) -> None:
         # A connection that is gone is the reader's to report.

@@ -6,7 +6,8 @@ changes, the job is marked dirty and `pump` is asked; it yields finished frames 
 there is room again: that is the whole of back-pressure, and why it costs a slow connection nothing but previews.
 
 Order: numbered JSON of all jobs, then finals (one image in flight), then passing events, jobs in turn. Within a job a
-number never overtakes a smaller one, and nothing passing goes out while a number waits.
+number never overtakes a smaller one, and nothing passing goes out while a number waits. The first binary message that
+the window has no room for keeps those behind it back too, or small previews would take the room that a final waits for.
 """
 
 from collections.abc import Generator, Iterator, Mapping
@@ -19,7 +20,7 @@ from msgspec import UNSET
 from protocol.header import HEADER_SIZE
 from protocol.ladder import Rung, rung_for, step_down
 from protocol.messages import Finals, ImageReady, Limits, Previews
-from protocol.tail import LARGEST_METADATA, Reason, Tail
+from protocol.tail import LARGEST_METADATA, Preview, Reason, Tail
 
 LARGEST_BINARY: Final = 262_144
 """No single binary message is larger, whatever the client could take."""
@@ -34,6 +35,7 @@ class Cursor:
     """The last number that went out whole."""
     owner: bool
     inline: bool = False
+    """Whether finals that begin from now on go out as bytes; one that has begun goes on as it began."""
     previews: Previews | None = None
     rung: Rung | None = None
     duplicate: bool = False
@@ -71,6 +73,8 @@ class Delivery:
         self.dirty: dict[str, None] = {}
         self.missing: dict[str, str] = {}
         """Job to asset: finals whose bytes the caller must fetch, and then mark the job."""
+        self._is_full = False
+        """Whether something binary found no room in this pump."""
 
     def __repr__(self) -> str:
         in_flight = self.sent_bytes - self.acked_bytes
@@ -82,7 +86,10 @@ class Delivery:
         self, job: str, after: int, *, owner: bool, previews: Previews | None = None, finals: Finals | None = None
     ) -> Cursor:
         """Begin or begin again to follow a job from `after`; a policy not given is the connection's."""
+        before = self.cursors.get(job)
         cursor = self.cursors[job] = Cursor(job, after, owner)
+        if before is not None:  # watching again is no way round a rate cap
+            cursor.preview_at, cursor.progress_at = before.preview_at, before.progress_at
         self._apply(cursor, self._previews if previews is None else previews, finals or self._finals)
         self.dirty[job] = None
         return cursor
@@ -108,11 +115,13 @@ class Delivery:
         self.acked_bytes = max(self.acked_bytes, min(total, self.sent_bytes))
 
     def _apply(self, cursor: Cursor, previews: Previews | None, finals: Finals) -> None:
-        if not cursor.offset:  # a final that has begun goes on as it began
-            cursor.inline = finals == "inline"
+        cursor.inline = finals == "inline"
+        if previews == cursor.previews:
+            return  # a rung that was stepped down to stays
         cursor.previews = previews
-        wants = previews is not None and previews.max_fps != 0
-        cursor.rung = rung_for(previews, self._limits.max_preview_edge) if previews is not None and wants else None
+        cursor.rung = None
+        if previews is not None and previews.max_fps != 0 and self._limits.max_preview_fps:
+            cursor.rung = rung_for(previews, self._limits.max_preview_edge)
 
     # --- what goes out ---
 
@@ -126,6 +135,7 @@ class Delivery:
 
         `blobs` are the bytes of finals by asset. Stop taking when the socket is over its mark: the rest stays dirty.
         """
+        self._is_full = False
         for job in list(self.dirty):
             yield from self._numbered(self.cursors[job], tails[job], time_ms)
         for job in list(self.dirty):
@@ -137,7 +147,8 @@ class Delivery:
         """Note for every job with a number still to go that it waits, from `now` unless it did already."""
         for job in self.dirty:
             cursor = self.cursors[job]
-            if cursor.waiting_since is None and cursor.seq < tails[job].head:
+            due = cursor.snapshot is not None or cursor.seq < tails[job].head
+            if due and cursor.waiting_since is None:
                 cursor.waiting_since = now
 
     def oldest_wait(self) -> float | None:
@@ -149,6 +160,13 @@ class Delivery:
         """When a rate cap lets a dirty job's passing event out, so that the caller pumps again; infinite if none."""
         return min((self.cursors[job].allowed_at for job in self.dirty), default=inf)
 
+    def allow(self, now: float) -> bool:
+        """Lift the caps that are over; whether there were any. What they held goes with the next pump, when that is."""
+        over = [cursor for job in self.dirty if (cursor := self.cursors[job]).allowed_at <= now]
+        for cursor in over:
+            cursor.allowed_at = inf
+        return bool(over)
+
     def _numbered(self, cursor: Cursor, tail: Tail, time_ms: int) -> Iterator[bytes]:
         """Everything numbered up to the next inline final."""
         if cursor.snapshot is not None:
@@ -157,12 +175,10 @@ class Delivery:
             yield tail.snapshot(reason, owner=cursor.owner, time_ms=time_ms)
         while cursor.seq < tail.head:
             event = tail.event(cursor.seq + 1)
-            if event is None or (cursor.inline and isinstance(event, ImageReady)):
+            if event is None or (isinstance(event, ImageReady) and (cursor.inline or cursor.offset)):
                 return
             frame = tail.numbered(event, owner=cursor.owner, time_ms=time_ms, duplicate=cursor.duplicate)
-            cursor.seq, cursor.duplicate = event.seq, False
-            if cursor.seq == tail.head:
-                cursor.waiting_since = None
+            cursor.seq, cursor.duplicate, cursor.waiting_since = event.seq, False, None
             yield frame
 
     def _finals_of(
@@ -179,8 +195,9 @@ class Delivery:
                 return
             while cursor.seq < event.seq:
                 rest = HEADER_SIZE + LARGEST_METADATA + len(content) - cursor.offset
-                if self._room() < min(self.max_binary, rest):
-                    return  # a chunk is cut to the message limit, never to what the window happens to leave
+                # A chunk is cut to the message limit, never to what the window happens to leave.
+                if not self._has_room(min(self.max_binary, rest)):
+                    return
                 chunk = tail.chunk(event, content, cursor.offset, self.max_binary)
                 self.sent_bytes += chunk.size
                 cursor.offset += chunk.data
@@ -192,10 +209,10 @@ class Delivery:
 
     def _passing(self, cursor: Cursor, tail: Tail, now: float) -> Iterator[bytes]:
         """The newest passing events, and the job's dirty bit cleared if nothing of it waits."""
+        cursor.allowed_at = inf
         if cursor.seq != tail.head or cursor.snapshot is not None:
             return
         cursor.waiting_since = None
-        cursor.allowed_at = inf
         if tail.queue is not None and tail.queue[0] > cursor.queue:
             cursor.queue = tail.queue[0]
             yield tail.queue[1]
@@ -217,26 +234,33 @@ class Delivery:
 
     def _preview(self, cursor: Cursor, tail: Tail, now: float) -> Generator[bytes, None, bool]:
         """Yield the newest preview if there is one and room for it; returns whether none waits for the window."""
-        if cursor.rung is None or cursor.previews is None:
-            return True
-        preview = tail.previews.get(cursor.rung)
-        if preview is None or preview.frame <= cursor.frame:
-            return True
-        if preview.size > self.max_binary:
-            cursor.rung = step_down(cursor.rung)  # the next one is made smaller; this one is merged away
+        preview = self._fitting(cursor, tail)
+        if preview is None or cursor.previews is None or preview.frame <= cursor.frame:
             return True
         fps = cursor.previews.max_fps
         allowed_at = -inf if fps is UNSET else cursor.preview_at + 1 / min(fps, self._limits.max_preview_fps)
         if now < allowed_at:
             cursor.allowed_at = min(cursor.allowed_at, allowed_at)
             return True
-        if preview.size > self._room():
+        if not self._has_room(preview.size):
             return False
         cursor.frame, cursor.preview_at = preview.frame, now
         self.sent_bytes += preview.size
+        self.dirty[cursor.job] = self.dirty.pop(cursor.job)  # to the end of the line, should a cap keep it dirty
         yield preview.wire
         return True
 
-    def _room(self) -> int:
-        """Binary bytes that the window leaves; without a window the socket alone limits."""
-        return self.window - (self.sent_bytes - self.acked_bytes) if self.window else LARGEST_BINARY
+    def _fitting(self, cursor: Cursor, tail: Tail) -> Preview | None:
+        """Return the newest preview that fits a message, stepping down until one does or none is made yet."""
+        while cursor.rung is not None:
+            preview = tail.previews.get(cursor.rung)
+            if preview is None or preview.size <= self.max_binary:
+                return preview
+            cursor.rung = step_down(cursor.rung)  # from now on they are made for this one
+        return None
+
+    def _has_room(self, size: int) -> bool:
+        """Whether the window takes a binary message, and nothing before it waits; without a window always."""
+        if self.window and size > self.window - (self.sent_bytes - self.acked_bytes):
+            self._is_full = True
+        return not self._is_full

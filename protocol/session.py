@@ -2,8 +2,8 @@
 
 It knows what is legal now, what must be answered, and when something is overdue; it does not know sockets, tasks, the
 ledger or who the client is. Whoever drives it calls `receive` for each message, `timeout` at `deadline`, performs the
-effects in order, and tells it what it learnt (`opened`). What goes out about jobs is the `Delivery`'s; this machine only
-changes what the delivery wants.
+effects in order, and tells it what it learnt (`opened`). What goes out about jobs is the `Delivery`'s; this machine
+only changes what the delivery wants.
 
 Life: NEW (nothing but a first message of 32 KiB within 10 s) -> OPENING (a `hello` is being checked; whatever comes is
 kept back by the caller) -> LIVE -> CLOSED. A refused message leaves the machine as it was. `Close` is always the last
@@ -43,7 +43,7 @@ from protocol.messages import (
     Unwatch,
     Watch,
 )
-from protocol.uploads import Upload, Uploads, check_chunk
+from protocol.uploads import Upload, Uploads
 from protocol.wire import PING, text_frame
 
 
@@ -197,6 +197,8 @@ class ServerSession:
 
     def receive(self, raw: bytes, now: float) -> list[Effect]:
         """Take one whole WebSocket message; returns what to do about it, in order."""
+        if self.phase is Phase.CLOSED:
+            return []
         try:
             return self._receive_json(raw, now) if is_json(raw) else self._receive_binary(raw, now)
         except ConnectionFault as fault:
@@ -204,6 +206,8 @@ class ServerSession:
 
     def timeout(self, now: float, time_ms: int) -> list[Effect]:
         """Do what is due at `now`; `time_ms` is what a heartbeat tells."""
+        if self.phase is Phase.CLOSED:
+            return []
         for overdue, name in self._ends():
             if now >= overdue:
                 return self._close(name)
@@ -219,12 +223,14 @@ class ServerSession:
         for upload in self._uploads.expire(now):
             fault = ClientFault("bad_chunk", "no chunk came for 30 s; upload it again")
             effects.append(_answer(Error(error=error_body(fault), upload=upload)))
-        if now >= self.delivery.next_allowed():
+        if self.delivery.allow(now):
             effects.append(Pump())
         return effects
 
     def deadline(self) -> float:
-        """When `timeout` must be called next."""
+        """When `timeout` must be called next; infinite once closed."""
+        if self.phase is Phase.CLOSED:
+            return inf
         ends = [overdue for overdue, _ in self._ends()]
         live = self._sent_at + self._timing.heartbeat if self.phase is Phase.LIVE else inf
         auth = inf if self._told_auth else self._auth_ends - self._timing.auth_notice
@@ -251,6 +257,7 @@ class ServerSession:
         except ClientFault as fault:
             if self.phase is Phase.NEW:
                 raise ConnectionFault("bad_message", str(fault)) from fault
+            self._move(Input.MESSAGE)
             return [*self._charge(now), _refuse(fault, ref_of(raw))]
         if isinstance(message, Hello):
             return self._receive_hello(message)
@@ -301,7 +308,6 @@ class ServerSession:
         except HeaderFault as fault:
             raise ConnectionFault("bad_message", str(fault)) from fault
         try:
-            check_chunk(header, len(raw), self.limits)
             upload = self._uploads.receive(header, payload(raw, header), now)
         except ClientFault as fault:
             return [_answer(Error(error=error_body(fault), upload=header.job_id))]
@@ -311,8 +317,6 @@ class ServerSession:
 
     def _ends(self) -> list[tuple[float, str]]:
         """When the connection ends, and as what, unless something happens before."""
-        if self.phase is Phase.CLOSED:
-            return [(inf, "normal")]
         waits = self.delivery.oldest_wait()
         return [
             (self._opened_at + self._timing.hello if self.phase is Phase.NEW else inf, "hello_timeout"),

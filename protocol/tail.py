@@ -105,6 +105,8 @@ class Tail:
         self.trimmed = False
         """Whether only the end event is left of the log."""
         self.steps = 0
+        self._begun = 0
+        """The number of the newest `started`."""
         self.queue: tuple[int, bytes] | None = None
         """The newest `queue` as (version, frame); versions rise by one."""
         self.progress: tuple[int, bytes] | None = None
@@ -137,9 +139,9 @@ class Tail:
 
     def _note(self, event: Numbered) -> None:
         if isinstance(event, Started):
-            self.steps = event.steps
+            self.steps, self._begun = event.steps, event.seq
         self.queue = None  # its job is no longer waiting, or about to be asked again
-        if isinstance(event, END_TYPES):
+        if isinstance(event, Started | Completed | Failed | Canceled):  # what passed belongs to an attempt that is over
             self.progress = None
             self.previews.clear()
 
@@ -160,14 +162,14 @@ class Tail:
         return True
 
     def set_preview(self, rung: Rung, facts: PreviewFacts, content: bytes, size: tuple[int, int]) -> bool:
-        """Keep the newest preview of a rung; `False` after the end or if a newer one is held. `size` in pixels."""
+        """Keep the newest preview of a rung; `size` in pixels. `False` after the end, or if it is not the newest."""
         held = self.previews.get(rung)
-        if self.has_ended or (held is not None and held.frame >= facts.frame):
+        if self.has_ended or facts.seq < self._begun or (held is not None and held.frame >= facts.frame):
             return False
         name = "rgba8" if rung.format == "raw" else rung.format
         header = Header(
             kind=Kind.PREVIEW, format=FORMAT_NAMES[name], job_id=self.job, total_size=len(content), seq=facts.seq,
-            frame=facts.frame, width=size[0], height=size[1], step=facts.step, steps=facts.steps,
+            frame=facts.frame, width=size[0], height=size[1], step=_u16(facts.step), steps=_u16(facts.steps),
             image_index=facts.image_index, image_count=facts.image_count,
             flags=Flag.LAST_CHUNK | (Flag.APPROXIMATE if facts.approximate else 0),
         )  # fmt: skip
@@ -194,7 +196,8 @@ class Tail:
             encode(
                 Snapshot(
                     job=self.job, seq=self.head, time_ms=time_ms, state=state, attempt=attempt,
-                    images=[_with_url(image, self.job, self._links, time_ms) for image in images], reset=True, reason=reason, error=error,
+                    images=[_with_url(image, self.job, self._links, time_ms) for image in images], reset=True,
+                    reason=reason, error=error,
                 )
             )
         )  # fmt: skip
@@ -211,8 +214,8 @@ class Tail:
         head = pack(
             Header(
                 kind=Kind.FINAL, format=FORMAT_NAMES[event.format], job_id=self.job, total_size=len(content),
-                chunk_offset=offset, seq=event.seq, width=event.w, height=event.h, step=min(self.steps, 65535),
-                steps=min(self.steps, 65535), image_index=event.index, image_count=event.count, flags=int(flags),
+                chunk_offset=offset, seq=event.seq, width=event.w, height=event.h, step=_u16(self.steps),
+                steps=_u16(self.steps), image_index=event.index, image_count=event.count, flags=int(flags),
             ),
             metadata,
         )  # fmt: skip
@@ -265,6 +268,11 @@ def _for_guests(event: Numbered) -> Numbered:
 def has_alpha(content: bytes) -> bool:
     """Whether a PNG says in its header that it has an alpha channel; other formats are taken to have none."""
     return content[:8] == b"\x89PNG\r\n\x1a\n" and len(content) > 25 and content[25] in (4, 6)
+
+
+def _u16(steps: int) -> int:
+    """Return a number of steps as a header can say it."""
+    return min(steps, 65535)
 
 
 def _image(event: ImageReady) -> Image:

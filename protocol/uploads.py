@@ -1,19 +1,22 @@
 """Uploads over the socket: kind 16 chunks, in order, bounded before a byte is kept.
 
-An upload ends as its bytes or as a `ClientFault` that names what was wrong; either way nothing of it stays here. It
-does not survive the connection: a client repeats it.
+An upload ends as its bytes or as one `ClientFault` that names what was wrong; either way nothing of it stays here. The
+chunks of a refused one that were under way are ignored. It does not survive the connection: a client repeats it.
 """
 
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeVar
 
 from protocol.errors import ClientFault
-from protocol.header import HEADER_SIZE, Format, Header, Kind
+from protocol.header import Format, Header, Kind
 from protocol.messages import Limits
 
+T = TypeVar("T")
 MAX_OPEN: Final = 4
 MAX_UNREFERENCED: Final = 64 * 1024 * 1024
 IDLE_SECONDS: Final = 30.0
+MAX_KNOWN: Final = 256
+"""How many uploads are remembered as waiting for their submit, and how many as refused; the oldest go first."""
 _FORMATS: Final = frozenset({Format.OTHER, Format.JPEG, Format.PNG, Format.WEBP})
 
 
@@ -39,16 +42,21 @@ class Uploads:
         self._limits = limits
         self._open: dict[str, _Part] = {}
         self._unreferenced: dict[str, int] = {}
+        self._refused: dict[str, None] = {}
 
     def __repr__(self) -> str:
         return f"Uploads(open={len(self._open)}, unreferenced={sum(self._unreferenced.values())})"
 
     def receive(self, header: Header, data: memoryview, now: float) -> Upload | None:
         """Take one chunk; returns the upload when it is whole, `None` before. A `ClientFault` drops the upload."""
+        if header.chunk_offset == 0:
+            self._refused.pop(header.job_id, None)
+        elif header.job_id in self._refused:
+            return None  # sent before the client could know
         try:
             return self._receive(header, data, now)
         except ClientFault:
-            self._open.pop(header.job_id, None)
+            self._drop(header.job_id)
             raise
 
     def referenced(self, upload: str) -> None:
@@ -63,10 +71,18 @@ class Uploads:
         """Drop and return the uploads that had no chunk for 30 s."""
         idle = [name for name, part in self._open.items() if part.last_chunk_at + IDLE_SECONDS <= now]
         for name in idle:
-            del self._open[name]
+            self._drop(name)
         return idle
 
+    def _drop(self, upload: str) -> None:
+        self._open.pop(upload, None)
+        _remember(self._refused, upload, None)
+
     def _receive(self, header: Header, data: memoryview, now: float) -> Upload | None:
+        if header.kind != Kind.UPLOAD:
+            raise ClientFault("bad_request", f"a client sends binary messages of kind {int(Kind.UPLOAD)} only")
+        if len(data) > self._limits.max_chunk:
+            raise ClientFault("payload_too_large", f"a chunk has at most {self._limits.max_chunk} bytes")
         part = self._open.get(header.job_id)
         if part is None:
             part = self._begin(header, now)
@@ -82,7 +98,7 @@ class Uploads:
         if not whole:
             return None
         del self._open[header.job_id]
-        self._unreferenced[header.job_id] = part.total
+        _remember(self._unreferenced, header.job_id, part.total)
         return Upload(header.job_id, bytes(part.content))
 
     def _begin(self, header: Header, now: float) -> _Part:
@@ -101,9 +117,7 @@ class Uploads:
         return part
 
 
-def check_chunk(header: Header, message_size: int, limits: Limits) -> None:
-    """Raise `ClientFault` unless a binary message is an upload chunk within the limits."""
-    if header.kind != Kind.UPLOAD:
-        raise ClientFault("bad_request", f"a client sends binary messages of kind {int(Kind.UPLOAD)} only")
-    if message_size - HEADER_SIZE > limits.max_chunk:
-        raise ClientFault("payload_too_large", f"a chunk has at most {limits.max_chunk} bytes")
+def _remember(known: dict[str, T], upload: str, what: T) -> None:
+    known[upload] = what
+    if len(known) > MAX_KNOWN:
+        del known[next(iter(known))]

@@ -21,6 +21,7 @@ KEY_PREFIX: Final = "sk-sl-"
 TOKEN_MAX_MS: Final = 86_400_000
 TICKET_MS: Final = 30_000
 ASSET_URL_MS: Final = 3_600_000
+EVENTS_URL_MS: Final = 86_400_000
 _T = TypeVar("_T", bound=Struct)
 Right = Literal["watch", "cancel"]
 
@@ -115,6 +116,11 @@ class Access:
     def make_grant(self, job: str, rights: list[Right], ttl_ms: int) -> str:
         """Return a grant of `rights` to a job."""
         return self._signer.sign("g1", Grant(job, rights, self._clock.time_ms() + min(ttl_ms, TOKEN_MAX_MS)))
+
+    def events_grant(self, job: str, time_ms: int) -> str:
+        """Return the grant of a job's `events_url`, equal for everybody within a 5-minute step."""
+        expires = (time_ms // URL_STEP_MS + 1) * URL_STEP_MS + EVENTS_URL_MS
+        return self._signer.sign("g1", Grant(job, ["watch"], expires))
 
     def check_grant(self, text: str, job: str, right: Right) -> None:
         """Raise `ClientFault` `forbidden` unless the grant gives `right` to `job` now."""

@@ -20,10 +20,11 @@ from gateway.ports import Jobs, Transcoder, Watcher
 from protocol.errors import ClientFault
 from protocol.ladder import Rung
 from protocol.messages import Numbered, Progress, Queued
-from protocol.tail import Links, PreviewFacts, Tail
+from protocol.tail import Links, Preview, PreviewFacts, Tail
 
 MAX_WAITING_PREVIEWS: Final = 512
 SETTLE_SECONDS: Final = 2.0
+LOOK_SECONDS: Final = 5.0
 
 
 @dataclass(slots=True, eq=False)
@@ -118,8 +119,26 @@ class Feeds:
 
     def want(self, feed: Feed, rung: Rung) -> None:
         """Have the newest preview encoded for a rung that nobody had yet."""
-        if feed.source is not None and rung not in feed.tail.previews and not feed.has_ended:
+        if feed.source is not None and not feed.has_ended and not _has(feed, rung, feed.source[0].frame):
             self._encode_later(feed, rung, *feed.source)
+
+    async def preview(self, job: str, rung: Rung) -> Preview | None:
+        """Return a job's newest preview of a rung, encoded now if nobody had it; `None` if this node has none."""
+        feed = self._feeds.get(job)
+        if feed is None or feed.source is None:
+            return None
+        frame, look = feed.source[0].frame, _Look(rung)
+        self.follow(feed, look)
+        try:
+            async with asyncio.timeout(LOOK_SECONDS):
+                while not feed.has_ended and not _has(feed, rung, frame):
+                    look.news.clear()
+                    await look.news.wait()
+        except TimeoutError:
+            pass  # it was dropped behind others or cannot be decoded: an older one, if there is one, is the newest
+        finally:
+            self.leave(job, look)
+        return feed.tail.previews.get(rung)
 
     def leave(self, job: str, watcher: Watcher) -> None:
         """Remove a watcher."""
@@ -236,7 +255,7 @@ class Feeds:
 
     async def _encode(self, feed: Feed, rung: Rung, facts: PreviewFacts, picture: Picture) -> None:
         try:
-            if not feed.has_ended:
+            if not feed.has_ended and not _has(feed, rung, facts.frame):
                 made = await self._transcoder.shrink(picture, rung)
                 self.encoded += 1
                 self._encoded(feed, rung, facts, made)
@@ -251,6 +270,26 @@ class Feeds:
         feed.waiting -= 1
         if feed.waiting == 0:
             feed.idle.set()
+
+
+class _Look:
+    """A watcher that waits for one preview."""
+
+    def __init__(self, rung: Rung) -> None:
+        self._rung = rung
+        self.news = asyncio.Event()
+
+    def changed(self, job: str) -> None:
+        self.news.set()
+
+    def rung(self, job: str) -> Rung | None:
+        return self._rung
+
+
+def _has(feed: Feed, rung: Rung, frame: int) -> bool:
+    """Whether the rung's preview is that frame, or newer."""
+    held = feed.tail.previews.get(rung)
+    return held is not None and held.frame >= frame
 
 
 def fits(picture: Picture, rung: Rung) -> bool:

@@ -12,7 +12,8 @@ class Supervisor:
     """Holds tasks until they end; `stop` cancels what is left and waits for it."""
 
     def __init__(self, report: Report) -> None:
-        self._report = report
+        self.report = report
+        """Where failures are told."""
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def __len__(self) -> int:
@@ -43,13 +44,13 @@ class Supervisor:
                 await make()
                 return
             except Exception as error:  # noqa: BLE001 - a task ends here; it is told, and begun again
-                self._report(name, error)
+                self.report(name, error)
                 await asyncio.sleep(pause_seconds)
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            self._report(task.get_name(), error)
+            self.report(task.get_name(), error)
 
 
 async def uninterrupted(work: Awaitable[T]) -> T:

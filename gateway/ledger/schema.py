@@ -119,16 +119,22 @@ jobs = Table(
     Column("started_ms", BigInteger),
     Column("ended_ms", BigInteger),
     Column("trimmed", Boolean, nullable=False, comment="its log was cut to the end event"),
-    Index(None, "upstream", "state", "tenant", "priority", "id"),
     Index(None, "tenant", "subject", "id"),
     Index(None, "session"),
-    Index(
-        "ix_jobs_deadline",
-        "deadline_ms",
-        sqlite_where=text("ended_ms IS NULL"),
-        postgresql_where=text("ended_ms IS NULL"),
-    ),
-    Index(None, "ended_ms"),
+    Index(None, "run"),
+    Index(None, "trimmed", "ended_ms"),
+)
+
+
+# Ended jobs are many more than live ones, and cost nothing in these.
+_LIVE = text("ended_ms IS NULL")
+Index("ix_jobs_deadline", jobs.c.deadline_ms, sqlite_where=_LIVE, postgresql_where=_LIVE)
+Index("ix_jobs_live", jobs.c.tenant, jobs.c.subject, sqlite_where=_LIVE, postgresql_where=_LIVE)
+Index(
+    "ix_jobs_queue",
+    *(jobs.c.upstream, jobs.c.state, jobs.c.tenant, jobs.c.priority.desc(), jobs.c.id),
+    sqlite_where=_LIVE,
+    postgresql_where=_LIVE,
 )
 
 events = Table(
@@ -149,7 +155,7 @@ refs = Table(
     Column("job", String(26), ForeignKey("jobs.id"), nullable=False),
     Column("body_hash", String(64), nullable=False),
     Column("expires_ms", BigInteger, nullable=False),
-    Index(None, "expires_ms"),
+    Index(None, "job"),
 )
 
 holds = Table(
@@ -181,6 +187,7 @@ calls = Table(
     Column("sent_ms", BigInteger, nullable=False),
     Column("answered_ms", BigInteger),
     Index(None, "run"),
+    Index(None, "job"),
     Index(None, "upstream", "sent_ms"),
 )
 
@@ -189,7 +196,8 @@ lanes = Table(
     metadata,
     Column("tenant", String(64), primary_key=True),
     Column("weight", Float, nullable=False),
-    Column("vtime", Float, nullable=False),
+    Column("vtime", Float, nullable=False, comment="where its next claim begins"),
+    Column("start", Float, nullable=False, index=True, comment="where its newest claim began"),
 )
 
 assets = Table(

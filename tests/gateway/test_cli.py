@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import io
 import json
 import os
@@ -11,7 +12,9 @@ import subprocess
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Self
 
 import pytest
@@ -20,12 +23,14 @@ from msgspec import Struct
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
+import gateway
 from gateway import cli_generate
 from gateway.cli import main
 from gateway.cli_generate import Bar, Course, JsonLines, Lines, Picture, Target, Trouble, Wish, slug, write_whole
 from gateway.cli_keys import DEV_KEY, ensure_dev_key, make_key
+from gateway.config import Config
 from gateway.core.signing import digest
-from gateway.ledger import open_ledger
+from gateway.ledger import FolderInUse, open_ledger
 from protocol.codec import decode_client, encode
 from protocol.header import Flag, Format, Header, Kind, pack
 from protocol.header import parse as parse_header
@@ -135,6 +140,74 @@ def test_serve_refuses_wrong_settings() -> None:
     assert done.exit_code == 2
     assert "server.port is 99999" in done.stderr
     assert not Path("var").exists()
+
+
+# --- serve, with a gateway that only tells its address ---
+
+
+def serving(monkeypatch: pytest.MonkeyPatch, failure: BaseException | None = None) -> list[Config]:
+    """Put a gateway in place of the real one that announces itself and ends; return the settings it will be given."""
+    given: list[Config] = []
+
+    async def pretend(settings: Config, *, announce: Callable[[str], None]) -> None:
+        given.append(settings)
+        async with asyncio.TaskGroup():
+            if failure is not None:
+                raise failure
+            announce("http://127.0.0.1:43210")
+
+    monkeypatch.setattr(gateway, "app", SimpleNamespace(serve=pretend), raising=False)
+    return given
+
+
+def test_first_start_prints_the_key_and_later_ones_where_it_lies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real port is in the address; the key is on the terminal once and then only in its file."""
+    given = serving(monkeypatch)
+    first = run("serve", "--data", "d", "--port", "0", "--host", "::1")
+    assert first.exit_code == 0, first.output
+    dev_key = Path("d", DEV_KEY).read_text().strip()
+    assert first.stdout == f"http://127.0.0.1:43210/#key={dev_key}\n"
+    assert (given[0].server.port, given[0].server.host, given[0].data.folder) == (0, "::1", Path("d"))
+    later = run("serve", "--data", "d")
+    assert later.stdout == "http://127.0.0.1:43210/\n"
+    assert later.stderr == "The key lies in d/dev-key.\n"
+    assert dev_key not in later.output
+
+
+def test_start_without_a_key_file_tells_how_to_make_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever deleted the file has a key of his own, or needs one."""
+    serving(monkeypatch)
+    run("key", "add", "--data", "d")
+    done = run("serve", "--data", "d")
+    assert done.stdout == "http://127.0.0.1:43210/\n"
+    assert "safelight key add --data d" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "failure,told",
+    [
+        (FolderInUse("another gateway uses d; give this one its own --data"), "another gateway uses d"),
+        (OSError(errno.EADDRINUSE, "in use"), "port 8080 of 127.0.0.1 is taken; choose another with --port"),
+        (OSError(errno.EADDRNOTAVAIL, "no"), "this machine has no address 127.0.0.1; choose another with --host"),
+        (PermissionError(errno.EACCES, "no"), "port 8080 of 127.0.0.1 is not allowed to this user"),
+        (PermissionError(errno.EACCES, "Permission denied", "d/x"), "Permission denied: d/x"),
+    ],
+)
+def test_start_that_fails_says_what_to_do(monkeypatch: pytest.MonkeyPatch, failure: Exception, told: str) -> None:
+    """What a person can mend is one sentence, also where a task group wrapped it."""
+    serving(monkeypatch, failure)
+    done = run("serve", "--data", "d")
+    assert done.exit_code == 1
+    assert done.stderr.startswith(f"safelight: {told}")
+
+
+@pytest.mark.parametrize("command", [("serve",), ("key", "add")])
+def test_folder_that_cannot_be_made_is_told(command: Sequence[str]) -> None:
+    """A file stands where the folder should be."""
+    Path("file").touch()
+    done = run(*command, "--data", "file/d")
+    assert done.exit_code == 1
+    assert "the data folder file/d cannot be made" in done.stderr
 
 
 # --- keys ---
@@ -356,9 +429,11 @@ class ScriptedGateway:
             self.failure = error
 
 
-def generate(gateway: ScriptedGateway, *arguments: str) -> Result:
+def generate(scripted: ScriptedGateway, *arguments: str) -> Result:
     """Run `safelight generate` against the scripted gateway."""
-    return run("generate", "A cat, at dawn!", "--url", gateway.url, *arguments, env={"SAFELIGHT_API_KEY": "sk-sl-test"})
+    return run(
+        "generate", "A cat, at dawn!", "--url", scripted.url, *arguments, env={"SAFELIGHT_API_KEY": "sk-sl-test"}
+    )
 
 
 def preview(step: int, steps: int = 4) -> bytes:
@@ -413,12 +488,12 @@ async def paint(peer: Peer) -> None:
 
 def test_picture_is_made_and_told_of() -> None:
     """The file is there, and one line tells its path, size, seed, steps, previews and cost."""
-    with ScriptedGateway(paint) as gateway:
-        done = generate(gateway)
+    with ScriptedGateway(paint) as scripted:
+        done = generate(scripted)
     assert done.exit_code == 0, done.output
     assert done.stdout == "a-cat-at-dawn.png  64x32  seed 7  4 of 4 steps, 4 previews  cost 0.008 USD\n"
     assert Path("a-cat-at-dawn.png").read_bytes() == PNG
-    assert gateway.keys == ["Bearer sk-sl-test"]
+    assert scripted.keys == ["Bearer sk-sl-test"]
     lines = done.stderr.splitlines()
     assert "number 2 in the queue" in lines
     assert lines[-1] == "denoising, 100 % of 4 steps"
@@ -436,10 +511,10 @@ def test_every_option_is_asked_for() -> None:
 
     Path("i.png").write_bytes(PNG)
     Path("m.png").write_bytes(PNG + b"mask")
-    with ScriptedGateway(script, script) as gateway:
+    with ScriptedGateway(script, script) as scripted:
         options = "--steps 9 --size 64x32 --seed 5 --n 2 --model mo --init i.png --mask m.png --strength 0.5"
-        assert generate(gateway, *options.split()).exit_code == 0
-        assert generate(gateway).exit_code == 0
+        assert generate(scripted, *options.split()).exit_code == 0
+        assert generate(scripted).exit_code == 0
     (submit, peer), (plain, plain_peer) = asked
     assert submit.task == "inpaint"
     assert submit.model == "mo"
@@ -463,8 +538,8 @@ def test_several_pictures_are_numbered() -> None:
         await peer.say(final(2, 0, 2), final(3, 1, 2, PNG + b"2"), completed(4, image(0, seq=2), image(1, seq=3)))
         await peer.until_gone()
 
-    with ScriptedGateway(script) as gateway:
-        done = generate(gateway, "-o", "out.png")
+    with ScriptedGateway(script) as scripted:
+        done = generate(scripted, "-o", "out.png")
     assert [line.split()[0] for line in done.stdout.splitlines()] == ["out-0.png", "out-1.png"]
     assert "seed 8" in done.stdout
     assert Path("out-1.png").read_bytes() == PNG + b"2"
@@ -492,10 +567,43 @@ def test_picture_that_came_as_an_address_is_fetched(monkeypatch: pytest.MonkeyPa
         return PNG
 
     monkeypatch.setattr(cli_generate, "_fetch", fetch)
-    with ScriptedGateway(script) as gateway:
-        done = generate(gateway)
+    with ScriptedGateway(script) as scripted:
+        done = generate(scripted)
     assert asked == ["https://gateway.example/v1/assets/x"]
     assert done.stdout.startswith("a-cat-at-dawn.png  64x32  seed 3  0 previews")
+
+
+def test_picture_that_cannot_be_fetched_is_told_with_its_address() -> None:
+    """It is kept by the gateway for a while, so the person can still get it."""
+    with ScriptedGateway(ending(completed(2, image(url="file:///etc/passwd")))) as scripted:
+        done = generate(scripted)
+    assert done.exit_code == 1
+    assert "its address is no http address" in done.stderr
+    assert "it is at file:///etc/passwd" in done.stderr
+
+
+def test_picture_is_fetched_over_http() -> None:
+    """Nothing but the address is needed: it is signed."""
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if self.path == "/x" else 410)
+            self.end_headers()
+            self.wfile.write(PNG)
+
+        def log_message(self, format: str, *arguments: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            assert cli_generate._fetch(f"http://127.0.0.1:{server.server_port}/x") == PNG
+            with pytest.raises(OSError, match="HTTP 410"):
+                cli_generate._fetch(f"http://127.0.0.1:{server.server_port}/old")
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def test_lost_connection_is_shown_and_resumed() -> None:
@@ -513,8 +621,8 @@ def test_lost_connection_is_shown_and_resumed() -> None:
         await peer.say(progress(4), final(3), completed(4, image(seq=3)))
         await peer.until_gone()
 
-    with ScriptedGateway(first, second) as gateway:
-        done = generate(gateway)
+    with ScriptedGateway(first, second) as scripted:
+        done = generate(scripted)
     assert done.exit_code == 0, done.output
     assert "connection lost, again in" in done.stderr
     assert "2 of 4 steps" in done.stdout
@@ -522,8 +630,8 @@ def test_lost_connection_is_shown_and_resumed() -> None:
 
 def test_json_prints_every_event_as_it_came() -> None:
     """One line each, pictures without their bytes, and at last where the file lies."""
-    with ScriptedGateway(paint) as gateway:
-        done = generate(gateway, "--json")
+    with ScriptedGateway(paint) as scripted:
+        done = generate(scripted, "--json")
     events = [json.loads(line) for line in done.stdout.splitlines()]
     assert [one["type"] for one in events] == [
         "welcome", "resumed", "accepted", "queue", "started", *["progress", "preview"] * 4, "image", "completed",
@@ -548,8 +656,8 @@ def test_notice_is_told() -> None:
         await peer.say(completed(3))
         await peer.until_gone()
 
-    with ScriptedGateway(script) as gateway:
-        done = generate(gateway)
+    with ScriptedGateway(script) as scripted:
+        done = generate(scripted)
     assert done.exit_code == 1
     assert "note (image_filtered): not fit to show" in done.stderr
     assert "no picture came: each was filtered" in done.stderr
@@ -576,8 +684,8 @@ def test_ctrl_c_cancels_the_job_and_waits_for_its_end() -> None:
         await peer.say(Ok(ref=str(seen[0].ref), job=JOB), canceled(3))
         await peer.until_gone()
 
-    with ScriptedGateway(script) as gateway:
-        done = generate(gateway)
+    with ScriptedGateway(script) as scripted:
+        done = generate(scripted)
     assert done.exit_code == 130
     assert seen[0].job == JOB
     assert "canceling; Ctrl-C again leaves at once" in done.stderr
@@ -597,8 +705,8 @@ def test_job_that_was_faster_than_its_cancel_is_kept() -> None:
         await peer.say(final(2), completed(3, image(seq=2)))
         await peer.until_gone()
 
-    with ScriptedGateway(script) as gateway:
-        done = generate(gateway)
+    with ScriptedGateway(script) as scripted:
+        done = generate(scripted)
     assert done.exit_code == 130
     assert "was done before it could be canceled" in done.stderr
     assert Path("a-cat-at-dawn.png").exists()
@@ -616,8 +724,8 @@ def test_second_ctrl_c_leaves_at_once() -> None:
         interrupt()
         await peer.until_gone()
 
-    with ScriptedGateway(script) as gateway:
-        done = generate(gateway)
+    with ScriptedGateway(script) as scripted:
+        done = generate(scripted)
     assert done.exit_code == 130
     assert "safelight: left; the job is canceled" in done.stderr
 
@@ -631,8 +739,8 @@ def test_ctrl_c_before_there_is_a_job_leaves_at_once() -> None:
         interrupt()
         await peer.until_gone()
 
-    with ScriptedGateway(script) as gateway:
-        done = generate(gateway)
+    with ScriptedGateway(script) as scripted:
+        done = generate(scripted)
     assert done.exit_code == 130
     assert "safelight: left; nothing was asked for" in done.stderr
 
@@ -719,8 +827,8 @@ TRIMMED: Any = {"job": JOB, "seq": 5, "time_ms": 9, "attempt": 1, "images": [], 
 )
 def test_bad_end_is_one_sentence_and_a_status(script: Script, status: int, told: str) -> None:
     """Whatever goes wrong: what it was, what to do, and no traceback."""
-    with ScriptedGateway(script) as gateway:
-        done = generate(gateway)
+    with ScriptedGateway(script) as scripted:
+        done = generate(scripted)
     assert done.exit_code == status, done.output
     assert done.stderr.splitlines()[-1].startswith(f"safelight: {told}")
     assert done.stdout == ""
@@ -735,19 +843,21 @@ def test_failed_job_keeps_what_it_delivered() -> None:
         await peer.say(final(2, 0, 2), failed)
         await peer.until_gone()
 
-    with ScriptedGateway(script) as gateway:
-        done = generate(gateway)
+    with ScriptedGateway(script) as scripted:
+        done = generate(scripted)
     assert done.exit_code == 1
     assert Path("a-cat-at-dawn-0.png").read_bytes() == PNG
 
 
 def test_missing_gateway_is_told_with_how_to_start_one() -> None:
     """Nobody waits for what was never there."""
-    with ScriptedGateway() as gateway:
+    with ScriptedGateway() as scripted:
         pass
-    done = generate(gateway)
+    done = generate(scripted)
     assert done.exit_code == 1
-    assert done.stderr.splitlines()[-1] == (f"safelight: no gateway answers at {gateway.url}; start one with: make run")
+    assert done.stderr.splitlines()[-1] == (
+        f"safelight: no gateway answers at {scripted.url}; start one with: make run"
+    )
 
 
 def test_wrong_address_is_told() -> None:
@@ -761,9 +871,9 @@ def test_key_is_taken_from_the_data_folder() -> None:
     """Beside a gateway on the same machine no set-up is needed."""
     Path("var").mkdir()
     (Path("var") / DEV_KEY).write_text("sk-sl-from-folder\n")
-    with ScriptedGateway(paint) as gateway:
-        assert run("generate", "x", "--url", gateway.url).exit_code == 0
-    assert gateway.keys == ["Bearer sk-sl-from-folder"]
+    with ScriptedGateway(paint) as scripted:
+        assert run("generate", "x", "--url", scripted.url).exit_code == 0
+    assert scripted.keys == ["Bearer sk-sl-from-folder"]
 
 
 def test_missing_key_is_told_with_where_it_was_sought() -> None:
@@ -799,8 +909,8 @@ def test_input_that_is_no_picture_is_refused() -> None:
         await peer.until_gone()
 
     Path("i.txt").write_text("words")
-    with ScriptedGateway(script) as gateway:
-        done = generate(gateway, "--init", "i.txt")
+    with ScriptedGateway(script) as scripted:
+        done = generate(scripted, "--init", "i.txt")
     assert done.exit_code == 2
     assert "neither PNG, JPEG nor WebP" in done.stderr
 

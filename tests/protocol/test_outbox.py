@@ -18,7 +18,7 @@ from protocol.messages import (
     Watch,
 )
 from protocol.replica import Replica
-from protocol.replica_effects import Answer, Deliver, Disconnected, Effect, Reconnect, Send
+from protocol.replica_effects import Answer, Deliver, Disconnected, Effect, JobLost, Reconnect, Send
 from protocol.unanswered import ClientBusy, Picture
 from tests.protocol.playbook import (
     ASSET,
@@ -154,6 +154,39 @@ def test_requests_are_answered_by_ok() -> None:
     play >> Wants(lambda replica, _: replica.prefs(prefs)) << says(prefs)
     play >> Gets(Ok(ref="p-1")) << Answer("p-1", Ok(ref="p-1")) >> Gets(Ok(ref="who"))
     assert play >> Gets(Error(ref="who", error=REFUSED)) >> Gets(Error(upload=UPLOAD, error=REFUSED))
+
+
+def test_error_without_a_name_answers_nobody() -> None:
+    """It is shown as it is."""
+    error = Error(error=REFUSED)
+    assert live(Playbook()) >> Gets(error) << Deliver(error)
+
+
+def test_refused_watch_is_answered_and_its_job_lost() -> None:
+    """Whoever asked knows both."""
+    wish = Watch(job=OTHER, ref="w-1")
+    error = Error(ref="w-1", error=REFUSED)
+    play = live(Playbook()) >> Wants(lambda replica, now: replica.watch(wish, now)) << says(wish)
+    assert play >> Gets(error) << Answer("w-1", error) << Deliver(JobLost(OTHER, REFUSED))
+
+
+def test_answered_watch_is_not_repeated() -> None:
+    """An `ok` is enough."""
+    wish = Watch(job=OTHER, ref="w-1")
+    play = live(Playbook()) >> Wants(lambda replica, now: replica.watch(wish, now)) << says(wish)
+    assert play >> Gets(Ok(ref="w-1")) << Answer("w-1", Ok(ref="w-1"))
+    assert reopened(cut(play)) == []
+
+
+def test_outbox_shows_what_is_unanswered() -> None:
+    """In the machine's `repr`."""
+    play = (
+        running()
+        >> Wants(lambda replica, _: replica.cancel(Cancel(job=JOB, ref="c-1")))
+        << says(Cancel(job=JOB, ref="c-1"))
+    )
+    assert play
+    assert "<Outbox <Unanswered ['c-1']>>" in repr(play.replica)
 
 
 def test_requests_without_ref_are_named_and_not_answered() -> None:

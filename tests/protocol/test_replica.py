@@ -7,11 +7,13 @@ from protocol.codec import encode
 from protocol.errors import CLOSES
 from protocol.messages import Ack, Bye, Cancel, GoAway, Have, Ok, Pong, Prefs, Previews, ServerPing, Unwatch, Watch
 from protocol.replica import IllegalTransition, Replica
-from protocol.replica_effects import Answer, Deliver, Disconnected, Event, Reconnect, Stop, close_name
+from protocol.replica_effects import Answer, Deliver, Disconnected, Event, Reconnect, Send, Stop, close_name
 from protocol.replica_states import State
+from protocol.unanswered import Picture
 from tests.protocol.playbook import (
     HELLO,
     JOB,
+    OTHER,
     START,
     Dice,
     Gets,
@@ -352,6 +354,49 @@ def test_client_that_is_not_connected_leaves_at_once() -> None:
     """Nobody is there to say `bye` to, and before the welcome nothing but `hello` may be said."""
     assert Playbook() >> Wants(lambda replica, now: replica.bye(now)) << Stop(1000, "normal")
     assert Playbook() >> Opens() << says(HELLO) >> Wants(lambda replica, now: replica.bye(now)) << Stop(1000, "normal")
+
+
+# Wishes
+
+
+def test_every_wish_goes_out_at_once_while_live_and_at_synced_else() -> None:
+    """In the order in which they were wished."""
+    wishes = [
+        Wants(lambda replica, now: replica.watch(Watch(job=JOB, ref="w-1"), now)),
+        Wants(lambda replica, _: replica.cancel(Cancel(job=JOB, ref="c-1"))),
+        Wants(lambda replica, _: replica.prefs(Prefs(job=JOB, finals="inline", ref="p-1"))),
+        Wants(lambda replica, _: replica.unwatch(Unwatch(job=OTHER, ref="u-1"))),
+        Wants(lambda replica, _: replica.upload(b"png", "png")[1]),
+    ]
+    picture = Picture("0" * 9 + "1" + "0" * 15 + "2", "png", b"png")
+    sent = [
+        says(Watch(job=JOB, ref="w-1")),
+        says(Cancel(job=JOB, ref="c-1")),
+        says(Prefs(job=JOB, finals="inline", ref="p-1")),
+        says(Unwatch(job=OTHER, ref="u-1")),
+        *(Send(chunk, binary=True) for chunk in picture.chunks(262_144)),
+    ]
+    play = live(Playbook())
+    for wish, send in zip(wishes, sent, strict=True):
+        play >> wish << send
+    play = Playbook() >> Opens() << says(HELLO) >> Gets(welcome()) << Deliver(welcome())
+    for wish in wishes:
+        play >> wish
+    play >> Gets(synced()) << resumed() << says(Watch(job=JOB, finals="inline", ref="w-1"))
+    for send in sent[1:]:
+        play << send
+    assert play
+
+
+def test_unreadable_messages_do_not_stop_the_machine() -> None:
+    """An unknown type and a known one with wrong fields."""
+    assert (
+        running()
+        >> Gets({"type": "weather"})
+        >> Gets({"type": "queue", "job": JOB})
+        >> Gets(notice(3))
+        << Deliver(notice(3))
+    )
 
 
 # Preferences of the connection

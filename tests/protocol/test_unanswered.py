@@ -64,3 +64,13 @@ def test_assets_are_known_for_the_newest_uploads() -> None:
 def test_chunks_are_never_empty() -> None:
     """Even if the server announces a chunk smaller than a header."""
     assert len(list(Picture("0" * 26, "png", b"abc").chunks(1))) == 3
+
+
+def test_requests_are_written_as_they_are() -> None:
+    """Only a picture takes more than one message, and only a submit is changed."""
+    unanswered = Unanswered(9, 9)
+    assert unanswered.sends(Request("c", Cancel(job=JOB, ref="c")), 99) == [Send(encode(Cancel(job=JOB, ref="c")))]
+    picture = Picture("0" * 26, "png", b"abcd")
+    sends = [Send(chunk, binary=True) for chunk in picture.chunks(66)]
+    assert unanswered.sends(Request("0" * 26, picture), 66) == sends
+    assert len(sends) == 2

@@ -1,0 +1,230 @@
+"""What the HTTP edges share: who asks, what a body may be, and the one shape of an answer and of an error."""
+
+import asyncio
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+from urllib.parse import unquote_plus
+
+import msgspec
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from gateway.core.records import Identity, JobRecord
+from gateway.flow.access import Right
+from gateway.flow.node import Node
+from protocol.codec import decode_fields, error_body
+from protocol.errors import ClientFault
+from protocol.ids import is_ulid
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+STALLED_SECONDS: Final = 30.0
+LEAST_BYTES_PER_SECOND: Final = 1024
+"""A body that comes drop by drop makes progress for ever; it must come at this rate besides."""
+_SHOWN: Final = frozenset(
+    {"after", "format", "frame", "limit", "max_edge", "max_fps", "progress_max_hz", "quality", "state"}
+)
+_HARMLESS: Final = re.compile(r"[A-Za-z0-9_.-]{0,64}\Z")
+_PATH: Final = re.compile(r" - at `\$\.?([^`]*)`$")
+
+
+class ErrorAnswer(msgspec.Struct, frozen=True):
+    """The body of every answer that is an error."""
+
+    error: Any
+
+
+def answer(
+    body: msgspec.Struct | Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
+    """Return `body` as a JSON answer."""
+    return Response(msgspec.json.encode(body), status, headers, media_type="application/json")
+
+
+def refusal(fault: ClientFault) -> Response:
+    """Return the answer that tells a fault: its code's status, and when to come back."""
+    headers = {}
+    if fault.retry_after_ms is not None:
+        headers["Retry-After"] = str(math.ceil(fault.retry_after_ms / 1000))
+    if fault.entry.http == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return answer(ErrorAnswer(error_body(fault)), fault.entry.http, headers)
+
+
+def internal(reference: str) -> Response:
+    """Return the answer to a failure of ours; `reference` is all that is told, and finds it in the log."""
+    return refusal(
+        ClientFault("internal", "the gateway failed; its log has the reason", details={"reference": reference})
+    )
+
+
+async def refuse_client(_: Request, fault: Exception) -> Response:
+    """Starlette's handler of `ClientFault`."""
+    assert isinstance(fault, ClientFault), "it is registered for nothing else"
+    return refusal(fault)
+
+
+async def refuse_routing(request: Request, fault: Exception) -> Response:
+    """Starlette's handler of its own refusals: no such path, or not by this method."""
+    assert isinstance(fault, HTTPException), "it is registered for nothing else"
+    if fault.status_code == 405:
+        told = refusal(ClientFault("method_not_allowed", f"{request.method} is not a method of this path"))
+        told.headers["Allow"] = (fault.headers or {}).get("Allow", "")
+        return told
+    if fault.status_code == 404:
+        return refusal(ClientFault("not_found", "there is nothing at this path"))
+    return refusal(ClientFault("bad_request", fault.detail))
+
+
+# --- who asks ---
+
+
+async def authenticate(request: Request, node: Node) -> Identity:
+    """Return who the request's bearer stands for. Raises `ClientFault` `unauthorized` or `token_expired`.
+
+    Nothing else counts here: no cookie, so that no page can borrow a login, and no ticket, which opens sockets only.
+    """
+    scheme, _, credential = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not credential.strip():
+        raise ClientFault("unauthorized", "send `Authorization: Bearer` with an API key or a token")
+    return await node.access.identify(credential.strip())
+
+
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """A job that the request may touch; `grant` is what allows it to somebody who is not the job's subject."""
+
+    job: JobRecord
+    grant: str | None
+
+    @property
+    def is_owner(self) -> bool:
+        """Whether the job's own subject asks."""
+        return self.grant is None
+
+
+async def own_job(request: Request, node: Node) -> JobRecord:
+    """Return the job of the path if it is the asker's own. Raises `ClientFault`, the same for unknown and others'."""
+    identity = await authenticate(request, node)
+    record = await _find(request, node)
+    if record is None or not _owns(identity, record):
+        raise _no_job()
+    return record
+
+
+async def allowed_job(request: Request, node: Node, right: Right) -> Allowed:
+    """Return the job of the path if it is the asker's own, or `?sig=` is a grant of `right` to it."""
+    grant = request.query_params.get("sig")
+    has_bearer = "authorization" in request.headers
+    identity = await authenticate(request, node) if has_bearer or grant is None else None
+    record = await _find(request, node)
+    if record is not None and identity is not None and _owns(identity, record):
+        return Allowed(record, None)
+    if grant is None:
+        raise _no_job()
+    node.access.check_grant(grant, request.path_params["job"], right)
+    if record is None:
+        raise _no_job()
+    return Allowed(record, grant)
+
+
+async def _find(request: Request, node: Node) -> JobRecord | None:
+    job = request.path_params["job"]
+    return await node.jobs.find(job) if is_ulid(job) else None
+
+
+def _owns(identity: Identity, record: JobRecord) -> bool:
+    return (identity.tenant, identity.subject) == (record.tenant, record.subject)
+
+
+def _no_job() -> ClientFault:
+    return ClientFault("job_not_found", "there is no such job", details={"path": "job"})
+
+
+# --- what was sent ---
+
+
+async def read_body(request: Request, max_bytes: int, stalled_seconds: float = STALLED_SECONDS) -> bytes:
+    """Return the request's body of at most `max_bytes`. Raises `ClientFault`; nothing over the limit is kept."""
+    declared = request.headers.get("content-length", "0")
+    if int(declared) > max_bytes:
+        # Who sends a little too much may end and read why; reading on and on from who sends far more helps nobody.
+        if int(declared) > 4 * max_bytes:
+            _close_after(request)
+        raise _too_large(max_bytes)
+    parts: list[bytes] = []
+    size, more = 0, True
+    clock = asyncio.get_running_loop()
+    began = clock.time()
+    while more:
+        latest = began + stalled_seconds + size / LEAST_BYTES_PER_SECOND
+        try:
+            async with asyncio.timeout_at(min(clock.time() + stalled_seconds, latest)):
+                message = await request.receive()
+        except TimeoutError:
+            _close_after(request)
+            raise ClientFault("bad_request", "the body came too slowly", details={"path": "body"}) from None
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        part = message.get("body", b"")
+        size, more = size + len(part), message.get("more_body", False)
+        if size > max_bytes:
+            _close_after(request)
+            raise _too_large(max_bytes)
+        parts.append(part)
+    return b"".join(parts)
+
+
+async def read_fields(request: Request, kind: type[T], max_bytes: int) -> T:
+    """Return the request's JSON body as a struct of `kind`; no body at all is an empty object."""
+    return decode_fields(await read_body(request, max_bytes) or b"{}", kind, "")
+
+
+def read_query(request: Request, kind: type[T]) -> T:
+    """Return the query as a struct of `kind`; names that it does not have are ignored."""
+    try:
+        return msgspec.convert(dict(request.query_params), kind, strict=False)
+    except msgspec.ValidationError as error:
+        found = _PATH.search(str(error))
+        details = {"path": found.group(1) if found else "query"}
+        message = _PATH.sub("", str(error)).replace("`", "")
+        raise ClientFault("invalid_param", message, details=details) from error
+
+
+def matches(request: Request, etag: str) -> bool:
+    """Whether `If-None-Match` has the tag, so that the client knows the answer already."""
+    told = request.headers.get("if-none-match", "")
+    return told.strip() == "*" or etag in (one.strip().removeprefix("W/") for one in told.split(","))
+
+
+def redact(path: str) -> str:
+    """Return a path with its query as it may stand in a log: every value but a few harmless ones is left out.
+
+    What is shown is listed, not what is hidden: a credential under a name that nobody thought of stays out too.
+    """
+    path, mark, query = path.partition("?")
+    shown = mark + "&".join(_redacted(pair) for pair in query.split("&")) if mark else ""
+    return "".join(one if one.isprintable() else "?" for one in path + shown)
+
+
+def _redacted(pair: str) -> str:
+    name, mark, value = pair.partition("=")
+    if name in _SHOWN and _HARMLESS.match(value):
+        return pair
+    name = unquote_plus(name)
+    return f"{name}=-" if mark and _HARMLESS.match(name) else "-"
+
+
+def _close_after(request: Request) -> None:
+    """Have the connection closed after the answer: what is still to come on it is not worth reading."""
+    request.scope["safelight.close"] = True
+
+
+def _too_large(max_bytes: int) -> ClientFault:
+    return ClientFault(
+        "payload_too_large", f"the body has at most {max_bytes} bytes", details={"path": "body", "max_bytes": max_bytes}
+    )
