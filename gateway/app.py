@@ -24,7 +24,7 @@ from gateway.core.signing import Signer, SigningKey
 from gateway.edges.events import Streams
 from gateway.edges.links import TenantLinks
 from gateway.edges.routes import build_app
-from gateway.edges.socket import BoundedHttp, WireProtocol
+from gateway.edges.socket import BoundedHttp, with_high_water
 from gateway.edges.stream import Stream
 from gateway.flow.access import Access
 from gateway.flow.admission import Admission
@@ -205,7 +205,7 @@ async def serve(settings: config.Config, *, announce: Callable[[str], None]) -> 
         loop.add_signal_handler(number, asked_to_end.set)
     with listen(settings.server) as listener:
         url = settings.server.public_url or address_of(settings.server.host, listener)
-        async with running(settings, url) as gateway, serving(gateway, listener, settings.server.backlog) as server:
+        async with running(settings, url) as gateway, serving(gateway, listener, settings) as server:
             announce(url)
             await asked_to_end.wait()
             server.stop_accepting()
@@ -213,17 +213,19 @@ async def serve(settings: config.Config, *, announce: Callable[[str], None]) -> 
 
 
 @contextlib.asynccontextmanager
-async def serving(gateway: Gateway, listener: socket.socket, backlog: int = 2048) -> AsyncIterator["Server"]:
+async def serving(gateway: Gateway, listener: socket.socket, settings: config.Config) -> AsyncIterator["Server"]:
     """Answer requests on a bound socket while the context lasts."""
-    server = Server(uvicorn_config(gateway.app, backlog=backlog))
-    async with asyncio.TaskGroup() as tasks:
-        task = tasks.create_task(server.serve(sockets=[listener]), name="server")
+    high_water = settings.protocol.high_water
+    server = Server(uvicorn_config(gateway.app, backlog=settings.server.backlog, high_water=high_water))
+    # A task group would wrap whatever goes wrong inside the context; this one task is held here to its end.
+    task = asyncio.create_task(server.serve(sockets=[listener]), name="server")  # noqa: TID251
+    try:
         while not server.started and not task.done():
             await asyncio.sleep(0.005)  # uvicorn has no event for it
-        try:
-            yield server
-        finally:
-            server.should_exit = True
+        yield server
+    finally:
+        server.should_exit = True
+        await task
 
 
 class Server(uvicorn.Server):
@@ -239,12 +241,12 @@ class Server(uvicorn.Server):
             server.close()
 
 
-def uvicorn_config(app: ASGIApp, *, backlog: int = 2048) -> uvicorn.Config:
+def uvicorn_config(app: ASGIApp, *, backlog: int, high_water: int) -> uvicorn.Config:
     """Return how uvicorn runs the gateway: our protocols, no deflate, no clocks and no logs of its own."""
     return uvicorn.Config(
         app,
         http=BoundedHttp,
-        ws=WireProtocol,
+        ws=with_high_water(high_water),
         loop="none",
         lifespan="off",
         log_config=None,

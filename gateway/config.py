@@ -77,7 +77,7 @@ class Server:
     port: Annotated[int, Meta(ge=0, le=65535)] = 8080
     """TCP port to listen on; 0 takes a free one, which is printed."""
     public_url: Address | None = None
-    """The address under which clients reach the gateway, for the links it makes; unset: the request's `Host`."""
+    """The address under which clients reach the gateway, for the links it makes; unset: the bound one."""
     allowed_hosts: tuple[HostName, ...] = ()
     """Names allowed in `Host` besides the bound address, localhost, 127.0.0.1 and [::1]."""
     allowed_origins: tuple[Origin, ...] = ()

@@ -160,7 +160,6 @@ class Replica:
         self._move(Happening.CONNECTED)
         self._heard = now
         self._received = self._acked = 0
-        self._retry_after_seconds = None
         self._inbox.clear(now)
         # Without `resume` there is no session that `have` could speak of.
         self._told = [] if self.resume is None else self.have()

@@ -60,7 +60,6 @@ class Positions:
     def set(self, job: str, seq: int) -> None:
         """Put the job at `seq`, even downwards, and open it again if it was ended."""
         self._ended.pop(job, None)
-        self._untold.discard(job)
         self._open[job] = seq
 
     def end(self, job: str) -> None:

@@ -28,6 +28,7 @@ LEAST_BYTES_PER_SECOND: Final = 1024
 _SHOWN: Final = frozenset(
     {"after", "format", "frame", "limit", "max_edge", "max_fps", "progress_max_hz", "quality", "state"}
 )
+_NAMED: Final = frozenset({"ref", "sig", "ticket", "token"})
 _HARMLESS: Final = re.compile(r"[A-Za-z0-9_.-]{0,64}\Z")
 _PATH: Final = re.compile(r" - at `\$\.?([^`]*)`$")
 
@@ -202,21 +203,21 @@ def matches(request: Request, etag: str) -> bool:
 
 
 def redact(path: str) -> str:
-    """Return a path with its query as it may stand in a log: every value but a few harmless ones is left out.
+    """Return a path with its query as it may stand in a log: all but a few harmless values are left out.
 
     What is shown is listed, not what is hidden: a credential under a name that nobody thought of stays out too.
     """
     path, mark, query = path.partition("?")
-    shown = mark + "&".join(_redacted(pair) for pair in query.split("&")) if mark else ""
-    return "".join(one if one.isprintable() else "?" for one in path + shown)
+    shown = "&".join(_redacted(pair) for pair in query.split("&")) if query else ""
+    return "".join(one if one.isprintable() else "?" for one in path + mark + shown)
 
 
 def _redacted(pair: str) -> str:
     name, mark, value = pair.partition("=")
     if name in _SHOWN and _HARMLESS.match(value):
         return pair
-    name = unquote_plus(name)
-    return f"{name}=-" if mark and _HARMLESS.match(name) else "-"
+    name = unquote_plus(name).lower()
+    return f"{name}=-" if mark and name in _SHOWN | _NAMED else "-"
 
 
 def _close_after(request: Request) -> None:

@@ -59,7 +59,9 @@ class ListQuery(Struct, frozen=True):
 class NewGrant(Struct, frozen=True):
     """The body of `POST /v1/jobs/{id}/grants`."""
 
-    rights: Annotated[list[Literal["watch", "cancel"]], Meta(min_length=1, max_length=8)] = field(default_factory=lambda: ["watch"])
+    rights: Annotated[list[Literal["watch", "cancel"]], Meta(min_length=1, max_length=8)] = field(
+        default_factory=lambda: ["watch"]
+    )
     ttl_ms: Annotated[int, Meta(ge=1, lt=2**53)] = GRANT_MS
 
 
@@ -210,10 +212,9 @@ class JobRoutes:
         key = request.headers.get("idempotency-key")
         if key is not None:
             told = Raw(msgspec.json.encode(key))
-            if "ref" in fields and msgspec.json.decode(fields["ref"]) != key:
+            if bytes(fields.setdefault("ref", told)) != bytes(told):
                 details = {"path": "ref"}
                 raise ClientFault("invalid_param", "`ref` and `Idempotency-Key` are not the same", details=details)
-            fields["ref"] = told
         elif "ref" not in fields:
             fields["ref"] = Raw(msgspec.json.encode(make_ulid(self._node.clock.time_ms(), self._chance)))
         fields["type"] = Raw(b'"submit"')

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -67,14 +68,15 @@ def build_app(
         },
     )
     app.router.redirect_slashes = False
+    own = urlsplit(public_url)
     return Guard(
         app,
         node.clock,
         chance,
         node.meter,
         log,
-        hosts=(bound_host, *allowed_hosts),
-        origins=allowed_origins,
+        hosts=(bound_host, own.hostname or bound_host, *allowed_hosts),
+        origins=(f"{own.scheme}://{own.netloc}", *allowed_origins),
         trust_forwarded=trust_forwarded,
     )
 

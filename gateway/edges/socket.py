@@ -23,7 +23,6 @@ from websockets.exceptions import InvalidState
 if TYPE_CHECKING:
     from gateway.flow.connection import Connection
 
-HIGH_WATER: Final = 65_536
 LOW_WATER: Final = 16_384
 FIRST_MESSAGE_LIMIT: Final = 32_768
 HEAD_SECONDS: Final = 10.0
@@ -36,11 +35,13 @@ SLOW_CLOSE_SECONDS: Final = 120.0
 class WireProtocol(WebSocketsSansIOProtocol):
     """A WebSocket whose application may write finished frames; see `gateway.flow.connection.Socket`."""
 
+    high_water = 65_536
+    """Bytes in the write buffer above which passing events are merged."""
     connection: "Connection | None" = None
 
     def connection_made(self, transport: BaseTransport) -> None:
         super().connection_made(transport)
-        self.transport.set_write_buffer_limits(high=HIGH_WATER, low=LOW_WATER)
+        self.transport.set_write_buffer_limits(high=self.high_water, low=min(LOW_WATER, self.high_water))
         self.conn.max_message_size = FIRST_MESSAGE_LIMIT
 
     async def run_asgi(self) -> None:
@@ -81,7 +82,7 @@ class WireProtocol(WebSocketsSansIOProtocol):
 
     def has_room(self) -> bool:
         """Whether the write buffer is at most at its mark. Above it, `resume_writing` will come."""
-        return self.transport.get_write_buffer_size() <= HIGH_WATER and not self.transport.is_closing()
+        return self.transport.get_write_buffer_size() <= self.high_water and not self.transport.is_closing()
 
     def allow_messages_of(self, max_bytes: int) -> None:
         """Let the client send messages of up to `max_bytes` from now on."""
@@ -104,6 +105,11 @@ class WireProtocol(WebSocketsSansIOProtocol):
             self.transport.resume_reading()
         behind = self.transport.get_write_buffer_size() > LOW_WATER
         self.close_timer = self.loop.call_later(SLOW_CLOSE_SECONDS if behind else CLOSE_SECONDS, self.transport.abort)
+
+
+def with_high_water(high_water: int) -> type[WireProtocol]:
+    """Return the protocol with another mark; uvicorn takes a class and makes its objects itself."""
+    return type("WireProtocol", (WireProtocol,), {"high_water": high_water})
 
 
 class BoundedHttp(HttpToolsProtocol):

@@ -90,14 +90,15 @@ class Feeds:
         lock = self._opening.setdefault(job, asyncio.Lock())
         try:
             async with lock:
-                if job not in self._feeds:
+                feed = self._feeds.get(job)
+                if feed is None:
                     found = await self._jobs.log(job)
                     if found is None:
                         raise ClientFault("job_not_found", "there is no such job", details={"path": "job"})
-                    self.fill(*found)
+                    feed = self.fill(*found)  # kept from here on by `follow` alone if the job has ended
         finally:
             self._opening.pop(job, None)
-        return self._feeds[job]
+        return feed
 
     def fill(self, record: JobRecord, log: Sequence[Numbered]) -> Feed:
         """Make the job's feed, or bring it up to this log."""

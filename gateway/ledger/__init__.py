@@ -65,10 +65,11 @@ async def open_ledger(folder: Path, *, exclusive: bool = True) -> AsyncIterator[
         path = folder / "ledger.db"
         await asyncio.to_thread(migrate, path)
         store = Store(path)
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(store.commit_forever(), name="ledger committer")
-            try:
-                yield SqlLedger(store)
-            finally:
-                store.stop()
-        store.close()
+        # A task group would wrap whatever goes wrong inside the context; this one task is held here to its end.
+        committer = asyncio.create_task(store.commit_forever(), name="ledger committer")  # noqa: TID251
+        try:
+            yield SqlLedger(store)
+        finally:
+            store.stop()
+            await committer
+            store.close()

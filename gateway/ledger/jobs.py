@@ -1,21 +1,22 @@
-"""Jobs in the ledger: the submit's one transaction, fair claims, and the numbered log.
-
-`WHERE claim = mine AND seq = expected` stands in every write of a worker, so that neither two workers nor a stale one
-can write. A refused append raises `StaleClaim` and changes nothing.
-"""
+"""The clients' side of jobs in the ledger: the submit's one transaction, wishes, logs, lists and retention."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from sqlalchemy import Connection, case, func, insert, select, update
+from sqlalchemy import Connection, bindparam, case, delete, func, insert, select, update
 
+from gateway.core.fairness import enter
 from gateway.core.jobs import ENDED, LIVE, State
 from gateway.core.records import JobRecord, NewJob, Submitted
 from gateway.core.requests import Request
 from gateway.ledger.rows import (
     COLUMNS,
+    FIELDS,
     as_record,
+    change_hold,
+    change_job,
     encode,
     find_job,
     folded,
@@ -88,37 +89,65 @@ def _log(connection: Connection, job: str, after: int) -> tuple[JobRecord, list[
 
 # --- submit -------------------------------------------------------------------------------------------------------
 
+_THIS_REF = (
+    refs.c.tenant == bindparam("of_tenant"),
+    refs.c.subject == bindparam("of_subject"),
+    refs.c.ref == bindparam("of_ref"),
+)
+_FIND_REF = select(refs.c.job, refs.c.body_hash, refs.c.expires_ms).where(*_THIS_REF)
+_FORGET_REF = delete(refs).where(*_THIS_REF)
+_ADOPT = update(jobs).where(jobs.c.id == bindparam("of_job"))
+_COUNT_LIVE = select(func.count()).where(
+    jobs.c.tenant == bindparam("tenant"), jobs.c.subject == bindparam("subject"), jobs.c.ended_ms.is_(None)
+)
+# Counted only up to the limit: a full count of a long queue at each submit would be quadratic.
+_LAST_PLACE = (
+    select(jobs.c.id)
+    .where(jobs.c.upstream == bindparam("upstream"), jobs.c.state == State.QUEUED)
+    .offset(bindparam("max_queue") - 1)
+    .limit(1)
+)
+_INSERT_RUN, _INSERT_JOB, _INSERT_REF, _INSERT_HOLD, _INSERT_LANE = map(insert, (runs, jobs, refs, holds, lanes))
+_CHANGE_LANE = update(lanes).where(lanes.c.tenant == bindparam("of_tenant"))
+_NEWEST_START = select(func.coalesce(func.max(lanes.c.start), 0.0))
+_FIND_LANE = select(
+    lanes.c.weight,
+    lanes.c.vtime,
+    select(func.max(lanes.alias().c.start)).correlate(None).scalar_subquery().label("newest_start"),
+    select(jobs.c.id)
+    .where(
+        jobs.c.upstream == bindparam("upstream"),
+        jobs.c.state == State.QUEUED,
+        jobs.c.tenant == bindparam("tenant"),
+    )
+    .exists()
+    .label("is_waiting"),
+).where(lanes.c.tenant == bindparam("tenant"))
+
 
 def _submit(connection: Connection, new: NewJob) -> Submitted:
     twin = _twin(connection, new)
     if twin is not None:
         return twin
     _check_room(connection, new)
-    connection.execute(
-        insert(runs).values(
-            id=new.run, tenant=new.tenant, fingerprint=new.fingerprint, request=encode(new.request),
-            created_ms=new.created_ms,
-        )
-    )  # fmt: skip
-    connection.execute(insert(jobs).values(**_job_row(new)))
-    accepted = Accepted(
-        job=new.id, seq=1, time_ms=new.created_ms, ref=new.ref, task=new.task, model=new.request.model,
-        cost_max_micros=new.price_micros, duplicate=False,
-    )  # fmt: skip
+    _enter_lane(connection, new)
+    run = {
+        "id": new.run, "tenant": new.tenant, "fingerprint": new.fingerprint, "request": encode(new.request),
+        "created_ms": new.created_ms,
+    }  # fmt: skip
+    connection.execute(_INSERT_RUN, run)
+    job = _job_row(new)
+    connection.execute(_INSERT_JOB, job)
+    record = JobRecord(**{name: job.get(name) for name in FIELDS})  # type: ignore[arg-type]
+    accepted = _accepted(record, duplicate=False)
     write_events(connection, new.id, new.tenant, (accepted,))
-    connection.execute(refs.delete().where(*_ref_is(new), refs.c.expires_ms <= new.created_ms))
-    connection.execute(
-        insert(refs).values(
-            tenant=new.tenant, subject=new.subject, ref=new.ref, job=new.id, body_hash=new.body_hash,
-            expires_ms=new.ref_expires_ms,
-        )
-    )  # fmt: skip
-    connection.execute(
-        insert(holds).values(job=new.id, tenant=new.tenant, amount_micros=new.price_micros, state="held")
-    )
-    _open_lane(connection, new.tenant, new.weight)
-    record = find_job(connection, new.id)
-    assert record is not None, "it was inserted above"
+    ref = {
+        "tenant": new.tenant, "subject": new.subject, "ref": new.ref, "job": new.id, "body_hash": new.body_hash,
+        "expires_ms": new.ref_expires_ms,
+    }  # fmt: skip
+    connection.execute(_INSERT_REF, ref)
+    hold = {"job": new.id, "tenant": new.tenant, "amount_micros": new.price_micros, "state": "held"}
+    connection.execute(_INSERT_HOLD, hold)
     return Submitted(record, accepted, duplicate=False)
 
 
@@ -132,52 +161,65 @@ def _job_row(new: NewJob) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _ref_is(new: NewJob) -> tuple[Any, ...]:
-    return refs.c.tenant == new.tenant, refs.c.subject == new.subject, refs.c.ref == new.ref
+def _accepted(job: JobRecord, *, duplicate: bool) -> Accepted:
+    return Accepted(
+        job=job.id, seq=1, time_ms=job.created_ms, ref=job.ref, task=job.task, model=job.model,
+        cost_max_micros=job.price_micros, duplicate=duplicate,
+    )  # fmt: skip
 
 
 def _twin(connection: Connection, new: NewJob) -> Submitted | None:
-    """The job that this ref made before, if the ref still counts."""
-    row = connection.execute(
-        select(refs.c.job, refs.c.body_hash).where(*_ref_is(new), refs.c.expires_ms > new.created_ms)
-    ).one_or_none()
+    """The job that this ref made before, if the ref still counts; one that does not is forgotten."""
+    this_ref = {"of_tenant": new.tenant, "of_subject": new.subject, "of_ref": new.ref}
+    row = connection.execute(_FIND_REF, this_ref).one_or_none()
     if row is None:
+        return None
+    if row.expires_ms <= new.created_ms:
+        connection.execute(_FORGET_REF, this_ref)
         return None
     if row.body_hash != new.body_hash:
         raise ClientFault("idempotency_conflict", "this ref was used with another body", details={"path": "ref"})
     record = find_job(connection, row.job)
     assert record is not None, "a ref's job outlives the ref"
     if new.session is not None:  # the newest connection that asks for it is the one that gets it back on resume
-        connection.execute(update(jobs).where(jobs.c.id == row.job).values(session=new.session))
-    accepted = Accepted(
-        job=record.id, seq=1, time_ms=record.created_ms, ref=record.ref, task=record.task, model=record.model,
-        cost_max_micros=record.price_micros, duplicate=True,
-    )  # fmt: skip
-    return Submitted(record, accepted, duplicate=True)
+        connection.execute(_ADOPT, {"of_job": record.id, "session": new.session})
+        record = replace(record, session=new.session)
+    return Submitted(record, _accepted(record, duplicate=True), duplicate=True)
 
 
 def _check_room(connection: Connection, new: NewJob) -> None:
     if new.max_jobs is not None:
-        mine = select(func.count()).where(
-            jobs.c.tenant == new.tenant, jobs.c.subject == new.subject, jobs.c.state.in_(LIVE)
-        )
-        if (connection.scalar(mine) or 0) >= new.max_jobs:
+        mine = connection.scalar(_COUNT_LIVE, {"tenant": new.tenant, "subject": new.subject})
+        if (mine or 0) >= new.max_jobs:
             raise ClientFault("concurrency_limit", f"at most {new.max_jobs} live jobs", retry_after_ms=1000)
-    # Counted only up to the limit: a full count of a long queue at each submit would be quadratic.
-    waiting = select(jobs.c.id).where(jobs.c.upstream == new.upstream, jobs.c.state == State.QUEUED)
-    if connection.execute(waiting.offset(new.max_queue - 1).limit(1)).first() is not None:
+    last = connection.execute(_LAST_PLACE, {"upstream": new.upstream, "max_queue": new.max_queue}).first()
+    if last is not None:
         raise ClientFault("queue_full", f"{new.max_queue} jobs are waiting", retry_after_ms=5000)
 
 
-def _open_lane(connection: Connection, tenant: str, weight: float) -> None:
-    known = connection.scalar(select(lanes.c.weight).where(lanes.c.tenant == tenant))
-    if known is None:
-        connection.execute(insert(lanes).values(tenant=tenant, weight=weight, vtime=0.0))
-    elif known != weight:
-        connection.execute(update(lanes).where(lanes.c.tenant == tenant).values(weight=weight))
+def _enter_lane(connection: Connection, new: NewJob) -> None:
+    """Make the tenant's lane, or bring it up to the others if nothing of it waits there."""
+    lane = connection.execute(_FIND_LANE, {"tenant": new.tenant, "upstream": new.upstream}).one_or_none()
+    if lane is None:
+        start = connection.scalar(_NEWEST_START)
+        connection.execute(_INSERT_LANE, {"tenant": new.tenant, "weight": new.weight, "vtime": start, "start": start})
+        return
+    vtime = lane.vtime if lane.is_waiting else enter(lane.vtime, lane.newest_start)
+    if (vtime, new.weight) != (lane.vtime, lane.weight):
+        connection.execute(_CHANGE_LANE, {"of_tenant": new.tenant, "vtime": vtime, "weight": new.weight})
 
 
 # --- cancel -----------------------------------------------------------------------------------------------------
+
+
+_WISH = (
+    update(jobs)
+    .where(jobs.c.id == bindparam("of_job"))
+    .values(
+        cancel_by=case((jobs.c.cancel_by.is_(None), bindparam("by")), else_=jobs.c.cancel_by),
+        ready_ms=0,
+    )
+)
 
 
 def _cancel(connection: Connection, job: str, by: Canceler, now_ms: int) -> tuple[Numbered, ...]:
@@ -186,15 +228,14 @@ def _cancel(connection: Connection, job: str, by: Canceler, now_ms: int) -> tupl
         return ()
     if record.state is not State.QUEUED or record.seq > 1:
         # A worker has it, or had it: what it cost and delivered is for a claim to settle.
-        first = case((jobs.c.cancel_by.is_(None), by), else_=jobs.c.cancel_by)
-        connection.execute(update(jobs).where(jobs.c.id == job).values(cancel_by=first, ready_ms=0))
+        connection.execute(_WISH, {"of_job": job, "by": by})
         return ()
     end = Canceled(
         job=job, seq=record.seq + 1, time_ms=now_ms, by=by, step=0, images=[], cost_micros=record.cost_micros
     )
     write_events(connection, job, record.tenant, (end,))
-    connection.execute(update(jobs).where(jobs.c.id == job).values(**folded(record, (end,)), cancel_by=by))
-    connection.execute(update(holds).where(holds.c.job == job).values(state="released"))
+    change_job(connection, record, {**folded(record, (end,)), "cancel_by": by})
+    change_hold(connection, job, "released")
     return (end,)
 
 
@@ -255,23 +296,37 @@ def _counts(connection: Connection) -> dict[tuple[str, str], int]:
 # --- retention ----------------------------------------------------------------------------------------------------
 
 
+_CUT_LOG = delete(events).where(events.c.job == bindparam("of_job"), events.c.seq < bindparam("end"))
+_MARK_TRIMMED = update(jobs).where(jobs.c.id == bindparam("of_job")).values(trimmed=True)
+_FORGET_PARTS = [delete(table).where(table.c.job == bindparam("of_job")) for table in (events, refs, holds, calls)]
+_FORGET_JOB = delete(jobs).where(jobs.c.id == bindparam("of_job"))
+_FORGET_RUN = delete(runs).where(runs.c.id == bindparam("of_run"))
+
+
 def _trim(connection: Connection, ended_before_ms: int, forgotten_before_ms: int, limit: int) -> int:
-    old = select(jobs.c.id, jobs.c.seq).where(jobs.c.ended_ms <= ended_before_ms, jobs.c.trimmed.is_(False))
+    old = select(jobs.c.id, jobs.c.seq).where(jobs.c.trimmed.is_(False), jobs.c.ended_ms <= ended_before_ms)
     rows = connection.execute(old.limit(limit)).all()
-    for row in rows:
-        connection.execute(events.delete().where(events.c.job == row.id, events.c.seq < row.seq))
-        connection.execute(update(jobs).where(jobs.c.id == row.id).values(trimmed=True))
-    return len(rows) + _forget(connection, forgotten_before_ms, limit)
+    if rows:
+        connection.execute(_CUT_LOG, [{"of_job": row.id, "end": row.seq} for row in rows])
+        connection.execute(_MARK_TRIMMED, [{"of_job": row.id} for row in rows])
+    return len(rows) + _forget(connection, forgotten_before_ms, limit) + _forget_lanes(connection)
 
 
 def _forget(connection: Connection, before_ms: int, limit: int) -> int:
-    """Delete ended jobs whose ref has run out; holds spent on an unknown outcome stay listed with their job."""
+    """Delete trimmed jobs whose ref has run out; holds spent on an unknown outcome stay listed with their job."""
     kept = select(holds.c.job).where(holds.c.job == jobs.c.id, holds.c.state == "spent_unknown").exists()
-    query = select(jobs.c.id, jobs.c.run).where(jobs.c.ended_ms <= before_ms, ~kept).limit(limit)
-    rows = connection.execute(query).all()
-    for row in rows:
-        for table in (events, refs, holds, calls):
-            connection.execute(table.delete().where(table.c.job == row.id))
-        connection.execute(jobs.delete().where(jobs.c.id == row.id))
-        connection.execute(runs.delete().where(runs.c.id == row.run))
+    query = select(jobs.c.id, jobs.c.run).where(jobs.c.trimmed.is_(True), jobs.c.ended_ms <= before_ms, ~kept)
+    rows = connection.execute(query.limit(limit)).all()
+    if rows:
+        these = [{"of_job": row.id} for row in rows]
+        for statement in (*_FORGET_PARTS, _FORGET_JOB):
+            connection.execute(statement, these)
+        connection.execute(_FORGET_RUN, [{"of_run": row.run} for row in rows])
     return len(rows)
+
+
+def _forget_lanes(connection: Connection) -> int:
+    """Delete lanes of tenants that have nothing to do and are behind: they would come in where a new one does."""
+    live = select(jobs.c.id).where(jobs.c.tenant == lanes.c.tenant, jobs.c.ended_ms.is_(None)).exists()
+    newest_start = select(func.max(lanes.alias().c.start)).correlate(None).scalar_subquery()
+    return connection.execute(delete(lanes).where(lanes.c.vtime <= newest_start, ~live)).rowcount

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Row, bindparam, insert, select, update
+from sqlalchemy import Connection, bindparam, insert, select, update
 
 from gateway.core.jobs import State, advance, cause
 from gateway.core.records import JobRecord
@@ -19,7 +19,6 @@ from protocol.messages import Numbered, Started
 
 FIELDS = tuple(JobRecord.__dataclass_fields__)
 COLUMNS = tuple(jobs.c[name] for name in FIELDS)
-_STATE = FIELDS.index("state")
 
 _FIND_JOB = select(*COLUMNS).where(jobs.c.id == bindparam("job"))
 _READ_LOG = (
@@ -39,26 +38,32 @@ decode_event = msgspec.json.Decoder(Numbered).decode
 decode_request = msgspec.json.Decoder(Request).decode
 
 
-def as_record(row: Row[Any]) -> JobRecord:
+def as_record(row: Sequence[Any]) -> JobRecord:
     """Return the job of a row that begins with `COLUMNS`."""
-    return JobRecord(*row[:_STATE], State(row[_STATE]), *row[_STATE + 1 : len(FIELDS)])
+    values = dict(zip(FIELDS, row, strict=False))
+    values["state"] = State(values["state"])
+    return JobRecord(**values)
 
 
 def find_job(connection: Connection, job: str) -> JobRecord | None:
+    """Return a job's row."""
     row = connection.execute(_FIND_JOB, {"job": job}).one_or_none()
     return None if row is None else as_record(row)
 
 
 def read_log(connection: Connection, job: str, after: int) -> list[Numbered]:
+    """Return a job's events with `seq > after`, in order."""
     return [decode_event(body) for body in connection.scalars(_READ_LOG, {"job": job, "after": after})]
 
 
 def request_of(connection: Connection, job: str) -> Request | None:
+    """Return the normal form that a job runs."""
     body = connection.scalar(_REQUEST_OF, {"job": job})
     return None if body is None else decode_request(body)
 
 
 def write_events(connection: Connection, job: str, tenant: str, numbered: Sequence[Numbered]) -> None:
+    """Insert numbered events into a job's log."""
     if numbered:
         rows = [{"job": job, "tenant": tenant, "seq": event.seq, "body": encode(event)} for event in numbered]
         connection.execute(_WRITE_EVENTS, rows)
@@ -71,6 +76,7 @@ def change_job(connection: Connection, job: JobRecord, values: Mapping[str, Any]
 
 
 def change_hold(connection: Connection, job: str, state: str) -> None:
+    """Change what a job's hold has come to."""
     connection.execute(_CHANGE_HOLD, {"of_job": job, "state": state})
 
 
@@ -84,7 +90,8 @@ def folded(job: JobRecord, numbered: Sequence[Numbered]) -> dict[str, Any]:
             continue
         state = advance(state, happened)
         if isinstance(event, Started):
-            values |= {"attempt": event.attempt, "started_ms": event.time_ms, "step": 0}
+            first = event.time_ms if job.started_ms is None else job.started_ms
+            values |= {"attempt": event.attempt, "started_ms": first, "step": 0}
         else:
             values |= {"ended_ms": event.time_ms, "claimed_by": None}
     values["state"] = state

@@ -120,22 +120,19 @@ jobs = Table(
     Column("ended_ms", BigInteger),
     Column("trimmed", Boolean, nullable=False, comment="its log was cut to the end event"),
     Index(None, "tenant", "subject", "id"),
+    Index(None, "tenant", "subject", "ended_ms"),
     Index(None, "session"),
     Index(None, "run"),
     Index(None, "trimmed", "ended_ms"),
+    Index(
+        "ix_jobs_deadline",
+        "deadline_ms",
+        sqlite_where=text("ended_ms IS NULL"),
+        postgresql_where=text("ended_ms IS NULL"),
+    ),
 )
-
-
-# Ended jobs are many more than live ones, and cost nothing in these.
-_LIVE = text("ended_ms IS NULL")
-Index("ix_jobs_deadline", jobs.c.deadline_ms, sqlite_where=_LIVE, postgresql_where=_LIVE)
-Index("ix_jobs_live", jobs.c.tenant, jobs.c.subject, sqlite_where=_LIVE, postgresql_where=_LIVE)
-Index(
-    "ix_jobs_queue",
-    *(jobs.c.upstream, jobs.c.state, jobs.c.tenant, jobs.c.priority.desc(), jobs.c.id),
-    sqlite_where=_LIVE,
-    postgresql_where=_LIVE,
-)
+# By its own name, as the order of a column has none.
+Index("ix_jobs_queue", jobs.c.state, jobs.c.upstream, jobs.c.tenant, jobs.c.priority.desc(), jobs.c.id)
 
 events = Table(
     "events",

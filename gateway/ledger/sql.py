@@ -9,7 +9,6 @@ twice the CPU here (9 ms a submit against 4).
 """
 
 import asyncio
-import contextlib
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -123,15 +122,18 @@ class Store:
 
 
 def _attempt(connection: Connection, work: Work) -> tuple[bool, Any]:
-    """Run one item in its own savepoint, so that its failure undoes nothing but itself."""
-    savepoint = connection.begin_nested()
+    """Run one item in its own savepoint, so that its failure undoes nothing but itself.
+
+    We say so ourselves: `begin_nested` costs as much as three statements (130 us against 30).
+    """
+    connection.exec_driver_sql("SAVEPOINT item")
     try:
         value = work(connection)
     except Exception as error:  # noqa: BLE001 - handed to the item's own waiter
-        with contextlib.suppress(Exception):
-            savepoint.rollback()
+        connection.exec_driver_sql("ROLLBACK TO SAVEPOINT item")
+        connection.exec_driver_sql("RELEASE SAVEPOINT item")
         return False, error
-    savepoint.commit()
+    connection.exec_driver_sql("RELEASE SAVEPOINT item")
     return True, value
 
 

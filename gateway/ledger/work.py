@@ -4,19 +4,32 @@
 refused write raises `StaleClaim` and changes nothing.
 """
 
-from collections.abc import Sequence
+import heapq
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Row, and_, func, insert, or_, select, update
+from sqlalchemy import Connection, Row, bindparam, insert, or_, select, update
 
 from gateway.core.calls import Call, CallEvent, CallState, advance_call
 from gateway.core.fairness import charge
 from gateway.core.jobs import CLAIMED, Event, State, advance
-from gateway.core.records import Append, CallSettled, Claimed, JobRecord, NewCall, SentCall, StaleClaim
-from gateway.ledger.rows import COLUMNS, as_record, find_job, folded, read_log, request_of, write_events
-from gateway.ledger.schema import calls, holds, jobs, lanes
+from gateway.core.records import Append, CallSettled, Claimed, NewCall, SentCall, StaleClaim
+from gateway.ledger.rows import (
+    COLUMNS,
+    as_record,
+    change_hold,
+    change_job,
+    decode_event,
+    decode_request,
+    find_job,
+    folded,
+    write_events,
+)
+from gateway.ledger.schema import calls, events, jobs, lanes, runs
 from gateway.ledger.sql import Store
 from protocol.messages import Canceler, Numbered
 
@@ -56,90 +69,127 @@ class Work:
 
 # --- claim --------------------------------------------------------------------------------------------------------
 
-
-def _claimable(upstreams: tuple[str, ...], now_ms: int) -> Any:
-    return and_(
-        jobs.c.upstream.in_(upstreams),
-        jobs.c.ready_ms <= now_ms,
-        or_(jobs.c.state == State.QUEUED, and_(jobs.c.state.in_(CLAIMED), jobs.c.lease_ms <= now_ms)),
+_AT_WORK = tuple(sorted(CLAIMED))
+# A queued job has no lease, so one condition on it finds those that wait and those whose worker was lost.
+_CLAIMABLE = (
+    jobs.c.upstream.in_(bindparam("upstreams", expanding=True)),
+    jobs.c.state.in_((State.QUEUED, *_AT_WORK)),
+    jobs.c.lease_ms <= bindparam("now_ms"),
+    jobs.c.ready_ms <= bindparam("now_ms"),
+)
+_LANES_WITH_WORK = (
+    select(lanes.c.vtime, lanes.c.tenant, lanes.c.weight)
+    .where(select(jobs.c.id).where(jobs.c.tenant == lanes.c.tenant, *_CLAIMABLE).exists())
+    .order_by(lanes.c.vtime, lanes.c.tenant)
+    .limit(bindparam("limit"))
+)
+_NEXT_OF_LANE = (
+    select(jobs.c.id, jobs.c.price_micros)
+    .where(jobs.c.tenant == bindparam("tenant"), *_CLAIMABLE)
+    .order_by(jobs.c.priority.desc(), jobs.c.id)
+    .limit(bindparam("limit"))
+)
+_JOBS_AND_REQUESTS = (
+    select(*COLUMNS, runs.c.request)
+    .join(runs, jobs.c.run == runs.c.id)
+    .where(jobs.c.id.in_(bindparam("jobs", expanding=True)))
+)
+_LOGS_OF = (
+    select(events.c.job, events.c.body)
+    .where(events.c.job.in_(bindparam("jobs", expanding=True)))
+    .order_by(events.c.job, events.c.seq)
+)
+_CALLS_OF = (
+    select(calls.c.run, calls.c.id, calls.c.state, calls.c.billed, calls.c.first_index, calls.c.count.label("images"))
+    .where(calls.c.run.in_(bindparam("runs", expanding=True)))
+    .order_by(calls.c.id)
+)
+_TAKE = (
+    update(jobs)
+    .where(jobs.c.id == bindparam("of_job"))
+    .values(
+        claim=jobs.c.claim + 1, state=bindparam("state"), claimed_by=bindparam("node"), lease_ms=bindparam("lease_ms")
     )
+)  # fmt: skip
+_CHARGE = update(lanes).where(lanes.c.tenant == bindparam("of_tenant"))
+_LOSE_CALL = update(calls).where(calls.c.id == bindparam("of_call"))
 
 
 def _claim_many(
     connection: Connection, upstreams: tuple[str, ...], node: str, now_ms: int, lease_ms: int, limit: int
 ) -> list[Claimed]:
-    claimed: list[Claimed] = []
-    while len(claimed) < limit:
-        one = _claim(connection, upstreams, node, now_ms, lease_ms)
-        if one is None:
-            break
-        claimed.append(one)
-    return claimed
-
-
-def _claim(connection: Connection, upstreams: tuple[str, ...], node: str, now_ms: int, lease_ms: int) -> Claimed | None:
-    lane = _next_lane(connection, upstreams, now_ms)
-    if lane is None:
-        return None
-    row = connection.execute(
-        select(*COLUMNS)
-        .where(jobs.c.tenant == lane.tenant, _claimable(upstreams, now_ms))
-        .order_by(jobs.c.priority.desc(), jobs.c.id)
-        .limit(1)
-    ).one()
-    job = as_record(row)
-    state = advance(job.state, Event.CLAIM)
+    wanted = _share_out(connection, {"upstreams": upstreams, "now_ms": now_ms}, limit)
+    if not wanted:
+        return []
+    rows = {row.id: row for row in connection.execute(_JOBS_AND_REQUESTS, {"jobs": wanted})}
+    found = [as_record(rows[job]) for job in wanted]
+    taken = [replace(job, state=advance(job.state, Event.CLAIM), claim=job.claim + 1) for job in found]
     connection.execute(
-        update(jobs)
-        .where(jobs.c.id == job.id, jobs.c.claim == job.claim)
-        .values(state=state, claim=job.claim + 1, claimed_by=node, lease_ms=lease_ms)
+        _TAKE, [{"of_job": job.id, "state": job.state, "node": node, "lease_ms": lease_ms} for job in taken]
     )
-    vtime = charge(lane.vtime, lane.least, job.price_micros, lane.weight)
-    connection.execute(update(lanes).where(lanes.c.tenant == lane.tenant).values(vtime=vtime))
-    _lose_calls(connection, job)
-    request = request_of(connection, job.id)
-    record = find_job(connection, job.id)
-    assert request is not None and record is not None, "the job was found above"
-    return Claimed(record, request, read_log(connection, job.id, 0), _calls_of(connection, job.run))
+    logs = _logs_of(connection, wanted)
+    made = _calls_of(connection, [job.run for job in taken])
+    return [Claimed(job, decode_request(rows[job.id].request), logs[job.id], made[job.run]) for job in taken]
 
 
-def _next_lane(connection: Connection, upstreams: tuple[str, ...], now_ms: int) -> Row[Any] | None:
-    """The lane that has received least among those with work; `least` is its own virtual time: it is the smallest."""
-    waiting = select(jobs.c.id).where(jobs.c.tenant == lanes.c.tenant, _claimable(upstreams, now_ms)).exists()
-    return connection.execute(
-        select(lanes.c.tenant, lanes.c.weight, lanes.c.vtime, _active_floor(upstreams).label("least"))
-        .where(waiting)
-        .order_by(lanes.c.vtime, lanes.c.tenant)
-        .limit(1)
-    ).one_or_none()
+def _share_out(connection: Connection, wanted: dict[str, Any], limit: int) -> list[str]:
+    """Choose up to `limit` jobs, each from the lane that has received least by then, and charge the lanes."""
+    # One claim costs one lane one place, so no lane beyond the first `limit` can be reached.
+    heap = [tuple(row) for row in connection.execute(_LANES_WITH_WORK, {**wanted, "limit": limit})]
+    waiting: dict[str, deque[Row[Any]]] = {}
+    charged: dict[str, dict[str, Any]] = {}
+    chosen: list[str] = []
+    while heap and len(chosen) < limit:
+        start, tenant, weight = heapq.heappop(heap)  # they come sorted, which a heap is
+        if tenant not in waiting:
+            at_most = {**wanted, "tenant": tenant, "limit": limit - len(chosen)}
+            waiting[tenant] = deque(connection.execute(_NEXT_OF_LANE, at_most))
+        if not waiting[tenant]:
+            continue
+        job = waiting[tenant].popleft()
+        chosen.append(job.id)
+        vtime = charge(start, job.price_micros, weight)
+        charged[tenant] = {"of_tenant": tenant, "start": start, "vtime": vtime}
+        heapq.heappush(heap, (vtime, tenant, weight))
+    if charged:
+        connection.execute(_CHARGE, list(charged.values()))
+    return chosen
 
 
-def _active_floor(upstreams: tuple[str, ...]) -> Any:
-    """The smallest virtual time of the lanes that have something running: where a lane that was idle comes in."""
-    other = lanes.alias()
-    busy = select(jobs.c.id).where(
-        jobs.c.tenant == other.c.tenant, jobs.c.upstream.in_(upstreams), jobs.c.state.in_(CLAIMED)
-    )
-    return func.coalesce(
-        select(func.min(other.c.vtime)).where(busy.exists()).correlate(None).scalar_subquery(), lanes.c.vtime
-    )
+def _logs_of(connection: Connection, wanted: Sequence[str]) -> dict[str, list[Numbered]]:
+    logs: dict[str, list[Numbered]] = {job: [] for job in wanted}
+    for row in connection.execute(_LOGS_OF, {"jobs": wanted}):
+        logs[row.job].append(decode_event(row.body))
+    return logs
 
 
-def _lose_calls(connection: Connection, job: JobRecord) -> None:
-    """A claim that finds a call in `sending` cannot know its outcome: it becomes `unknown` before anything else."""
-    lost = advance_call(CallState.SENDING, CallEvent.LOSE)
-    connection.execute(
-        update(calls).where(calls.c.run == job.run, calls.c.state == CallState.SENDING).values(state=lost)
-    )
-
-
-def _calls_of(connection: Connection, run: str) -> list[Call]:
-    query = select(calls.c.id, calls.c.state, calls.c.billed, calls.c.first_index, calls.c.count.label("images"))
-    rows = connection.execute(query.where(calls.c.run == run).order_by(calls.c.id))
-    return [Call(row.id, CallState(row.state), row.billed, row.first_index, row.images) for row in rows]
+def _calls_of(connection: Connection, wanted: Sequence[str]) -> dict[str, list[Call]]:
+    """The calls of these runs. What became of one in `sending` a new claim cannot know: it is `unknown` from now on."""
+    made: dict[str, list[Call]] = {run: [] for run in wanted}
+    lost = []
+    for row in connection.execute(_CALLS_OF, {"runs": wanted}):
+        state = CallState(row.state)
+        if state is CallState.SENDING:
+            state = advance_call(state, CallEvent.LOSE)
+            lost.append({"of_call": row.id, "state": state})
+        made[row.run].append(Call(row.id, state, row.billed, row.first_index, row.images))
+    if lost:
+        connection.execute(_LOSE_CALL, lost)
+    return made
 
 
 # --- a claimed job's steps ----------------------------------------------------------------------------------------
+
+_HELD = select(jobs.c.id, jobs.c.claim, jobs.c.cancel_by).where(
+    jobs.c.id.in_(bindparam("jobs", expanding=True)), jobs.c.state.in_(_AT_WORK)
+)
+_RENEW = (
+    update(jobs)
+    .where(jobs.c.id == bindparam("of_job"), jobs.c.claim == bindparam("of_claim"))
+    .values(lease_ms=bindparam("until_ms"))
+)
+_PARAMETERS_AT_ONCE = 500
+"""SQLite takes a limited number of them in one statement."""
 
 
 def _append(connection: Connection, step: Append) -> tuple[Numbered, ...]:
@@ -147,7 +197,7 @@ def _append(connection: Connection, step: Append) -> tuple[Numbered, ...]:
     if job is None or job.claim != step.claim or job.seq != step.after or job.has_ended:
         raise StaleClaim(f"claim {step.claim} of job {step.job} at {step.after} is not the job's")
     if step.call is not None:
-        _settle_call(connection, step.call)
+        _settle_call(connection, step.job, step.call)
     numbered = tuple(
         msgspec.structs.replace(event, seq=step.after + place) for place, event in enumerate(step.events, start=1)
     )
@@ -158,13 +208,10 @@ def _append(connection: Connection, step: Append) -> tuple[Numbered, ...]:
         values["cost_micros"] = job.cost_micros + step.call.cost_micros
     if step.step is not None:
         values["step"] = step.step
-    changed = connection.execute(
-        update(jobs).where(jobs.c.id == job.id, jobs.c.claim == step.claim, jobs.c.seq == step.after).values(**values)
-    )
-    if changed.rowcount != 1:
+    if not change_job(connection, job, values):
         raise StaleClaim(f"claim {step.claim} of job {step.job} was taken over")
     if step.hold is not None:
-        connection.execute(update(holds).where(holds.c.job == job.id).values(state=step.hold))
+        change_hold(connection, job.id, step.hold)
     return numbered
 
 
@@ -173,28 +220,26 @@ def _release(connection: Connection, job: str, claim: int, ready_ms: int) -> Non
     if record is None or record.claim != claim or record.state not in CLAIMED:
         return
     state = advance(record.state, Event.RELEASE)
-    connection.execute(
-        update(jobs)
-        .where(jobs.c.id == job, jobs.c.claim == claim)
-        .values(state=state, claimed_by=None, lease_ms=0, ready_ms=ready_ms)
-    )
+    change_job(connection, record, {"state": state, "claimed_by": None, "lease_ms": 0, "ready_ms": ready_ms})
 
 
 def _renew(connection: Connection, claims: tuple[tuple[str, int], ...], lease_ms: int) -> dict[str, Canceler | None]:
+    wanted = dict(claims)
     held: dict[str, Canceler | None] = {}
-    for job, claim in claims:
-        changed = connection.execute(
-            update(jobs)
-            .where(jobs.c.id == job, jobs.c.claim == claim, jobs.c.state.in_(CLAIMED))
-            .values(lease_ms=lease_ms)
-        )
-        if changed.rowcount == 1:
-            held[job] = connection.scalar(select(jobs.c.cancel_by).where(jobs.c.id == job))
+    for some in _by(_PARAMETERS_AT_ONCE, list(wanted)):
+        rows = connection.execute(_HELD, {"jobs": some})
+        held |= {row.id: row.cancel_by for row in rows if row.claim == wanted[row.id]}
+    if held:
+        connection.execute(_RENEW, [{"of_job": job, "of_claim": wanted[job], "until_ms": lease_ms} for job in held])
     return held
 
 
+def _by(size: int, whole: list[str]) -> Iterable[list[str]]:
+    return (whole[start : start + size] for start in range(0, len(whole), size))
+
+
 def _forget_claims(connection: Connection, node: str | None) -> int:
-    query = update(jobs).where(jobs.c.state.in_(CLAIMED)).values(lease_ms=0)
+    query = update(jobs).where(jobs.c.state.in_(_AT_WORK)).values(lease_ms=0)
     if node is not None:
         query = query.where(jobs.c.claimed_by == node)
     return connection.execute(query).rowcount
@@ -202,39 +247,43 @@ def _forget_claims(connection: Connection, node: str | None) -> int:
 
 # --- calls --------------------------------------------------------------------------------------------------------
 
+_IS_HELD = select(jobs.c.id).where(
+    jobs.c.id == bindparam("job"), jobs.c.claim == bindparam("claim"), jobs.c.state.in_(_AT_WORK)
+)
+_INSERT_CALL = insert(calls)
+_THIS_CALL = (calls.c.id == bindparam("of_call"), calls.c.job == bindparam("of_job"))
+_STATE_OF_CALL = select(calls.c.state).where(*_THIS_CALL)
+_CHANGE_CALL = update(calls).where(*_THIS_CALL)
+
 
 def _begin_call(connection: Connection, new: NewCall, claim: int) -> None:
     _check_claim(connection, new.job, claim)
-    connection.execute(
-        insert(calls).values(
-            id=new.id, run=new.run, job=new.job, tenant=new.tenant, upstream=new.upstream, credential=new.credential,
-            billed=new.billed, state=CallState.SENDING, first_index=new.first, count=new.count,
-            price_micros=new.price_micros, cost_micros=0, sent_ms=new.sent_ms,
-        )
-    )  # fmt: skip
+    row = {
+        "id": new.id, "run": new.run, "job": new.job, "tenant": new.tenant, "upstream": new.upstream,
+        "credential": new.credential, "billed": new.billed, "state": CallState.SENDING, "first_index": new.first,
+        "count": new.count, "price_micros": new.price_micros, "cost_micros": 0, "sent_ms": new.sent_ms,
+    }  # fmt: skip
+    connection.execute(_INSERT_CALL, row)
 
 
 def _settle_call_of(connection: Connection, job: str, claim: int, settled: CallSettled) -> None:
     _check_claim(connection, job, claim)
-    _settle_call(connection, settled)
+    _settle_call(connection, job, settled)
 
 
 def _check_claim(connection: Connection, job: str, claim: int) -> None:
-    held = select(jobs.c.id).where(jobs.c.id == job, jobs.c.claim == claim, jobs.c.state.in_(CLAIMED))
-    if connection.execute(held).first() is None:
+    if connection.execute(_IS_HELD, {"job": job, "claim": claim}).first() is None:
         raise StaleClaim(f"claim {claim} of job {job} was taken over")
 
 
-def _settle_call(connection: Connection, settled: CallSettled) -> None:
-    state = CallState(connection.execute(select(calls.c.state).where(calls.c.id == settled.id)).scalar_one())
-    connection.execute(
-        update(calls)
-        .where(calls.c.id == settled.id)
-        .values(
-            state=advance_call(state, settled.event), answered_ms=settled.answered_ms,
-            cost_micros=settled.cost_micros, error=settled.error,
-        )
-    )  # fmt: skip
+def _settle_call(connection: Connection, job: str, settled: CallSettled) -> None:
+    this_call = {"of_call": settled.id, "of_job": job}
+    state = CallState(connection.execute(_STATE_OF_CALL, this_call).scalar_one())
+    changed = {
+        "state": advance_call(state, settled.event), "answered_ms": settled.answered_ms,
+        "cost_micros": settled.cost_micros, "error": settled.error,
+    }  # fmt: skip
+    connection.execute(_CHANGE_CALL, {**this_call, **changed})
 
 
 def _sent_since(connection: Connection, upstream: str, since_ms: int) -> list[SentCall]:

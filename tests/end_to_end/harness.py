@@ -45,7 +45,7 @@ async def gateway_here(
         settings = replace(settings, upstreams={upstream.name: engine for upstream in upstreams})
     with listen(settings.server) as listener:
         url = address_of(settings.server.host, listener)
-        async with running(settings, url, upstreams=upstreams) as gateway, serving(gateway, listener):
+        async with running(settings, url, upstreams=upstreams) as gateway, serving(gateway, listener, settings):
             yield Running(url, key.key or "", gateway)
 
 

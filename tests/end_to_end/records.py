@@ -62,4 +62,4 @@ class Record:
 def client(url: str, key: str, record: Record, **options: Any) -> Client:
     """Return a client that records, comes back at once, and takes its finals inline."""
     options = {"finals": "inline", "previews": Previews(max_edge=64, format="png"), **options}
-    return Client(url, token=key, hook=record, chance=NoWait(7), **options)
+    return Client(url, token=key, hook=record, chance=NoWait(), **options)

@@ -36,34 +36,34 @@ async def test_command_line_shows_every_step_and_leaves_a_valid_png(tmp_path: Pa
 async def test_client_written_from_the_contract_alone_gets_everything(tmp_path: Path) -> None:
     """Every step, every preview that its policy asks for, and a final equal to GET of its asset."""
     async with gateway_here(tmp_path) as running:
-        client = Newcomer(running.url, running.key)
+        client = Newcomer(running.url.replace("http", "ws") + "/v1/stream", running.key)
         story = await client.picture("a lighthouse at dusk", steps=20, width=256, height=256, previews={"max_edge": 128})
-        assert [message["step"] for message in story.progress] == list(range(1, 21))
-        assert [preview.step for preview in story.previews] == list(range(1, 21))
+        assert story.progress == list(range(1, 21))
+        assert [preview.header.step for preview in story.previews] == list(range(1, 21))
         assert story.end["type"] == "completed"
         image = story.end["images"][0]
-        assert hashlib.sha256(story.finals[0]).hexdigest() == image["asset"].removeprefix("sha256:")
-        assert await client.fetch(image["url"]) == story.finals[0]
+        assert hashlib.sha256(story.images[0]).hexdigest() == image["asset"].removeprefix("sha256:")
+        assert await client.fetch(image["url"]) == story.images[0]
 
 
 async def test_twenty_steps_in_one_turn_of_the_loop_reach_a_reading_client_as_twenty(tmp_path: Path) -> None:
     """Passing events are merged only when the socket or the window is full."""
     async with gateway_here(tmp_path, upstreams=[PaperUpstream()]) as running:
-        client = Newcomer(running.url, running.key)
+        client = Newcomer(running.url.replace("http", "ws") + "/v1/stream", running.key)
         story = await client.picture("x", steps=20, previews={"max_edge": 64, "format": "png"})
-        assert [message["step"] for message in story.progress] == list(range(1, 21))
-        assert [preview.step for preview in story.previews] == list(range(1, 21))
+        assert story.progress == list(range(1, 21))
+        assert [preview.header.step for preview in story.previews] == list(range(1, 21))
 
 
 async def test_connection_cut_in_the_middle_resumes_without_loss(tmp_path: Path) -> None:
     """The newcomer's own resume, at each message of the conversation."""
     async with gateway_here(tmp_path, upstreams=[PaperUpstream(pace=lambda _: 0.01)]) as running:
         for cut in range(2, 12):
-            client = Newcomer(running.url, running.key)
+            client = Newcomer(running.url.replace("http", "ws") + "/v1/stream", running.key)
             story = await client.picture(f"cut {cut}", steps=6, previews={"max_edge": 64}, cut_after=cut)
             assert story.end["type"] == "completed"
             assert story.handled == list(range(1, story.end["seq"] + 1))
-            assert hashlib.sha256(story.finals[0]).hexdigest() == story.end["images"][0]["asset"].removeprefix("sha256:")
+            assert hashlib.sha256(story.images[0]).hexdigest() == story.end["images"][0]["asset"].removeprefix("sha256:")
 
 
 async def test_worker_process_ends_with_its_gateway(tmp_path: Path) -> None:

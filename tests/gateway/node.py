@@ -6,9 +6,11 @@ import by name.
 
 import asyncio
 import contextlib
+import functools
 import io
 import random
 import socket
+import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +25,7 @@ from starlette.types import ASGIApp
 from gateway import blobs
 from gateway.clock import SystemClock
 from gateway.core.models import Model, Sizes
-from gateway.core.records import Append, Claimed, Identity, KeyRecord, Plan
+from gateway.core.records import Append, Claimed, Identity, KeyRecord, Plan, images_of
 from gateway.core.reports import Picture
 from gateway.core.signing import Signer, SigningKey, digest
 from gateway.edges.links import TenantLinks
@@ -35,10 +37,9 @@ from gateway.flow.pictures import Pictures
 from gateway.flow.sessions import Promises, Sessions
 from gateway.flow.supervise import Supervisor
 from gateway.imaging import PillowTranscoder
-from gateway.ledger import SqlLedger, open_ledger
+from gateway.ledger import SqlLedger, migrate, open_ledger
 from gateway.live.local import LocalTickets
 from protocol.messages import (
-    UNSET,
     Canceled,
     Canceler,
     Completed,
@@ -139,9 +140,7 @@ class NodeUnderTest:
     async def submit(self, identity: Identity, ref: str = "ref-1", session: str | None = None, n: int = 1) -> str:
         """Make a job and return its id."""
         params = msgspec.Raw(msgspec.json.encode({"prompt": "a harbour at dawn", "seed": 7, "n": n}))
-        made = await self.node.admission.submit(
-            identity, Submit(ref=ref, task="txt2img", params=params), {}, session
-        )
+        made = await self.node.admission.submit(identity, Submit(ref=ref, task="txt2img", params=params), {}, session)
         return made.job.id
 
     async def claim(self) -> "Hands":
@@ -196,13 +195,10 @@ class Hands:
 
     async def complete(self) -> None:
         """End the job well, with the pictures delivered."""
-        told = self._test.node.feeds
-        from gateway.core.records import images_of
-
         timings = Timings(queue_ms=1, load_ms=0, run_ms=2, total_ms=3)
         end = Completed(**self._head(), images=images_of(self._images), timings=timings, cost_micros=400)
         await self.append(end)
-        told.working(self.job, begins=False)
+        self._test.node.feeds.working(self.job, begins=False)
 
     async def cancel(self, by: Canceler = "client") -> None:
         """End the job as canceled."""
@@ -221,6 +217,15 @@ class Hands:
         return {"job": self.job, "seq": 0, "time_ms": self._test.clock.time_ms()}
 
 
+@functools.cache
+def migrated() -> bytes:
+    """Return an empty ledger's file: half a second of migrations, once a process and not once a test."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "ledger.db"
+        migrate(path)
+        return path.read_bytes()
+
+
 @contextlib.asynccontextmanager
 async def open_node(
     folder: Path, *, limits: Limits | None = None, timing: Timing | None = None, epoch: str = EPOCH
@@ -231,13 +236,14 @@ async def open_node(
     promises = Promises(15_000, 300_000, 3_600_000, 86_400_000, "USD")
     failures: list[tuple[str, BaseException]] = []
     supervisor = Supervisor(lambda name, error: failures.append((name, error)))
+    path = folder / "ledger.db"
+    if not path.exists():
+        path.write_bytes(migrated())
     async with open_ledger(folder) as ledger:
         epoch = await ledger.accounts.found(epoch, SIGNING_KEY)
         signer = Signer(await ledger.accounts.signing_keys(clock.time_ms()))
         access = Access(ledger.accounts, LocalTickets(), signer, clock, epoch)
-        pictures = Pictures(
-            ledger.assets, blobs.local(folder / "blobs"), clock, limits, promises.asset_retention_ms
-        )
+        pictures = Pictures(ledger.assets, blobs.local(folder / "blobs"), clock, limits, promises.asset_retention_ms)
         transcoder = PillowTranscoder()
         feeds = Feeds(ledger.jobs, transcoder, lambda tenant: TenantLinks(PUBLIC_URL, access, tenant))
         rung: list[str] = []
@@ -247,9 +253,7 @@ async def open_node(
             ledger, pictures, feeds, models, clock, chance, limits=limits, ref_retention_ms=86_400_000,
             max_queue=1000, ring=rung.append, stop_work=lambda job, by: stopped.append((job, by)),
         )  # fmt: skip
-        sessions = Sessions(
-            ledger, access, clock, chance, limits, promises, drain_spread_ms=0, cancel=admission.cancel
-        )
+        sessions = Sessions(ledger, access, clock, chance, limits, promises, drain_spread_ms=0, cancel=admission.cancel)
         node = Node(
             access=access, admission=admission, feeds=feeds, pictures=pictures, blobs=BlobCache(), sessions=sessions,
             jobs=ledger.jobs, models=models, clock=clock, meter=meter, supervisor=supervisor, limits=limits,
@@ -288,7 +292,7 @@ async def serve(app: ASGIApp) -> AsyncIterator[str]:
         finally:
             server.force_exit = True
             for connection in list(server.server_state.connections):
-                connection.transport.abort()  # type: ignore[union-attr]
+                connection.transport.abort()
             await server.shutdown(sockets=[listener])
             # What was being answered ends with its connection.
             await asyncio.gather(*server.server_state.tasks, return_exceptions=True)

@@ -281,6 +281,14 @@ def test_image_as_url_takes_the_place_of_a_part() -> None:
     )
 
 
+def test_repair_and_snapshot_discard_the_part() -> None:
+    """Both make the server begin the image anew, so what is held must not stand in its way."""
+    play = running() >> Gets(chunk(b"abc", total=6)) >> Gets(notice(4)) << says(watch(2)) >> ok()
+    assert play >> Gets(chunk(b"abcdef", total=6, last=True)) << picture(b"abcdef")
+    play = running() >> Gets(chunk(b"abc", total=6)) >> Gets(snapshot(2)) << Deliver(snapshot(2))
+    assert play >> Gets(chunk(b"abcdef", total=6, last=True)) << picture(b"abcdef")
+
+
 def test_parts_do_not_outlive_their_connection() -> None:
     """An image begins anew on the next connection."""
     play = (

@@ -153,6 +153,8 @@ def test_requests_are_answered_by_ok() -> None:
     play >> Gets(Ok(ref="c-1")) << Answer("c-1", Ok(ref="c-1")) >> Gets(Ok(ref="c-1"))
     play >> Wants(lambda replica, _: replica.prefs(prefs)) << says(prefs)
     play >> Gets(Ok(ref="p-1")) << Answer("p-1", Ok(ref="p-1")) >> Gets(Ok(ref="who"))
+    elsewhere = Prefs(job=OTHER, ref="p-2")
+    play >> Wants(lambda replica, _: replica.prefs(elsewhere)) << says(elsewhere)
     assert play >> Gets(Error(ref="who", error=REFUSED)) >> Gets(Error(upload=UPLOAD, error=REFUSED))
 
 

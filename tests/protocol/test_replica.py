@@ -106,6 +106,12 @@ def test_client_continues_a_stored_session() -> None:
     )
 
 
+def test_client_tells_no_positions_without_a_session() -> None:
+    """A job that was asked for before the first `synced` is none that a server could resume."""
+    play = Playbook() >> Wants(lambda replica, now: replica.watch(Watch(job=JOB, after=3, ref="w-1"), now))
+    assert play >> Opens() << says(HELLO)
+
+
 def test_client_watches_and_repeats_in_a_new_session() -> None:
     """With `resumed` false each open job is watched after what was handled, and unanswered submits go again (R8)."""
     play = running()

@@ -26,7 +26,7 @@ def read_back(wire: bytes) -> Frame:
     frame = whole.value.value
     assert isinstance(frame, Frame)
     assert frame.fin
-    assert not (frame.rsv1 or frame.rsv2 or frame.rsv3)
+    assert (frame.rsv1, frame.rsv2, frame.rsv3) == (False, False, False)
     return frame
 
 
@@ -46,7 +46,7 @@ def test_head_is_as_short_as_the_standard_demands(size: int) -> None:
 @given(st.lists(st.binary(max_size=300), max_size=5))
 def test_parts_become_one_binary_message(parts: list[bytes]) -> None:
     """Header and picture are joined in the frame, in order, and views will do."""
-    frame = read_back(binary_frame(*map(memoryview, parts)))
+    frame = read_back(binary_frame(*[memoryview(part) for part in parts]))
     assert (frame.opcode, frame.data) == (Opcode.BINARY, b"".join(parts))
 
 

@@ -68,9 +68,7 @@ class Site:
     key: str
     """An API key of the tenant `acme`."""
 
-    async def ask(
-        self, method: str, path: str, *, key: str | None = "", data: Any = None, **headers: str
-    ) -> Answer:
+    async def ask(self, method: str, path: str, *, key: str | None = "", data: Any = None, **headers: str) -> Answer:
         """Ask with `key` (empty = acme's, `None` = none); header names are written with `_` for `-`."""
         told = {name.replace("_", "-"): value for name, value in headers.items()}
         if key is not None:
@@ -106,7 +104,6 @@ async def site(node: NodeUnderTest) -> AsyncIterator[Site]:
         chance=random.Random(1),
         log=log,
         bound_host="127.0.0.1",
-        allowed_hosts=("gw.example",),
         allowed_origins=(FRIENDLY_PAGE,),
         busy=(LedgerIsFull,),
     )
