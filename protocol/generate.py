@@ -74,7 +74,7 @@ MEANINGS: Final[dict[str, str]] = {
     "Hello.window": "how many unacknowledged binary bytes may be under way; 0: no limit",
     "Hello.previews": "policy of the connection; absent: no previews",
     "Hello.resume": "`resume` of the newest `synced`",
-    "Hello.have": "the last number handled of each job",
+    "Hello.have": "the last number handled of each job; only with `resume`",
     "Submit.ref": "idempotency key, unique for the subject for 24 h",
     "Submit.params": "what to draw; at most 32 KiB (section 8)",
     "Submit.inputs": "input images",
@@ -87,6 +87,8 @@ MEANINGS: Final[dict[str, str]] = {
     "Submit.on_disconnect": "what becomes of the job when the *session* ends",
     "Cancel.grant": "needed where the job belongs to somebody else; must hold the right `cancel`",
     "Watch.after": "the last number you handled; events after it follow",
+    "Watch.previews": "policy of this job; absent: the connection's",
+    "Watch.finals": "as in `hello`, for this job; absent: the connection's",
     "Watch.grant": "needed where the job belongs to somebody else; must hold the right `watch`",
     "Prefs.job": "the job meant; absent: the connection",
     "Ack.bytes": "total size of all binary messages received on this connection, headers included",
@@ -176,7 +178,7 @@ HEADER: Final = (
     ("format", 1, "encoding of the image bytes, see below", "same"),
     ("data_offset", 2, "where the image bytes begin: at least 64, a multiple of 4", "64"),
     ("seq", 4, "kinds 2 and 3: the event's number; kind 1: the last number before this preview", "0"),
-    ("frame", 4, "kind 1: the job's preview counter, counted before merging, never restarts; else 0", "0"),
+    ("frame", 4, "kind 1: the job's preview counter from 1, counted before merging, never restarts; else 0", "0"),
     ("total_size", 4, "bytes of the whole image, over all its chunks", "same"),
     ("chunk_offset", 4, "where this message's image bytes belong in the whole", "same"),
     ("width", 2, "pixels", "0 (raw formats: pixels)"),
@@ -193,7 +195,7 @@ HEADER: Final = (
 KINDS: Final = {
     Kind.PREVIEW: "preview (server to client); always one message",
     Kind.FINAL: "final image (server to client); one or more messages",
-    Kind.AUXILIARY: "auxiliary final, such as a control map or a mask (server to client)",
+    Kind.AUXILIARY: "reserved: auxiliary final, such as a control map or a mask (server to client)",
     Kind.UPLOAD: "input image (client to server); one or more messages",
 }
 FORMATS: Final = {

@@ -259,7 +259,7 @@ def _with_url(image: Image, job: str, links: Links, time_ms: int) -> Image:
 def _for_guests(event: Numbered) -> Numbered:
     replace = msgspec.structs.replace
     if isinstance(event, Accepted):
-        return replace(event, ref=UNSET, cost_max_micros=UNSET)
+        return replace(event, ref=UNSET, cost_max_micros=UNSET, events_url=UNSET)
     if isinstance(event, Completed | Failed | Canceled):
         return replace(event, cost_micros=UNSET)
     return event

@@ -140,6 +140,8 @@ class BoundedHttp(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._head_done()
+        # `close` alone would wait for a reader that takes nothing; whoever streams may cut it.
+        self.scope["safelight.abort"] = self.transport.abort  # type: ignore[typeddict-unknown-key]
         super().on_headers_complete()
 
     def _await_head(self) -> None:

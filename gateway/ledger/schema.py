@@ -194,7 +194,9 @@ lanes = Table(
     Column("tenant", String(64), primary_key=True),
     Column("weight", Float, nullable=False),
     Column("vtime", Float, nullable=False, comment="where its next claim begins"),
-    Column("start", Float, nullable=False, index=True, comment="where its newest claim began"),
+    Column("start", Float, nullable=False, comment="where its newest claim began"),
+    Index(None, "vtime", "tenant"),
+    Index(None, "start"),
 )
 
 assets = Table(

@@ -69,11 +69,11 @@ class Work:
 
 # --- claim --------------------------------------------------------------------------------------------------------
 
-_AT_WORK = tuple(sorted(CLAIMED))
+_AT_WORK = or_(*(jobs.c.state == state for state in sorted(CLAIMED)))  # `in_` costs more with each execution
 # A queued job has no lease, so one condition on it finds those that wait and those whose worker was lost.
 _CLAIMABLE = (
     jobs.c.upstream.in_(bindparam("upstreams", expanding=True)),
-    jobs.c.state.in_((State.QUEUED, *_AT_WORK)),
+    or_(jobs.c.state == State.QUEUED, _AT_WORK),
     jobs.c.lease_ms <= bindparam("now_ms"),
     jobs.c.ready_ms <= bindparam("now_ms"),
 )
@@ -181,7 +181,7 @@ def _calls_of(connection: Connection, wanted: Sequence[str]) -> dict[str, list[C
 # --- a claimed job's steps ----------------------------------------------------------------------------------------
 
 _HELD = select(jobs.c.id, jobs.c.claim, jobs.c.cancel_by).where(
-    jobs.c.id.in_(bindparam("jobs", expanding=True)), jobs.c.state.in_(_AT_WORK)
+    jobs.c.id.in_(bindparam("jobs", expanding=True)), _AT_WORK
 )
 _RENEW = (
     update(jobs)
@@ -239,7 +239,7 @@ def _by(size: int, whole: list[str]) -> Iterable[list[str]]:
 
 
 def _forget_claims(connection: Connection, node: str | None) -> int:
-    query = update(jobs).where(jobs.c.state.in_(_AT_WORK)).values(lease_ms=0)
+    query = update(jobs).where(_AT_WORK).values(lease_ms=0)
     if node is not None:
         query = query.where(jobs.c.claimed_by == node)
     return connection.execute(query).rowcount
@@ -247,9 +247,7 @@ def _forget_claims(connection: Connection, node: str | None) -> int:
 
 # --- calls --------------------------------------------------------------------------------------------------------
 
-_IS_HELD = select(jobs.c.id).where(
-    jobs.c.id == bindparam("job"), jobs.c.claim == bindparam("claim"), jobs.c.state.in_(_AT_WORK)
-)
+_IS_HELD = select(jobs.c.id).where(jobs.c.id == bindparam("job"), jobs.c.claim == bindparam("claim"), _AT_WORK)
 _INSERT_CALL = insert(calls)
 _THIS_CALL = (calls.c.id == bindparam("of_call"), calls.c.job == bindparam("of_job"))
 _STATE_OF_CALL = select(calls.c.state).where(*_THIS_CALL)

@@ -38,6 +38,7 @@ async def gateway_here(
 ) -> AsyncIterator[Running]:
     """Run a gateway in this process; `overrides` are settings such as `protocol__hello_timeout_ms=200`."""
     settings = settings_for(folder, port=port, **overrides)
+    folder.mkdir(parents=True, exist_ok=True)
     async with open_ledger(folder, exclusive=False) as ledger:
         key = await ensure_dev_key(ledger.accounts, folder, SystemClock())
     if upstreams is not None:
@@ -54,7 +55,8 @@ def settings_for(folder: Path, **overrides: Any) -> Config:
     port = overrides.pop("port", 0)
     named = {name.replace("__", "."): value for name, value in overrides.items()}
     config = named.pop("config", None)
-    return load(config, {}, {"server.port": port, "data.folder": folder, **named})
+    environ = named.pop("environ", {})
+    return load(config, environ, {"server.port": port, "data.folder": folder, **named})
 
 
 class GatewayProcess:

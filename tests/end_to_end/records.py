@@ -29,9 +29,7 @@ class Record:
     def numbers(self, job: str) -> list[int]:
         """The numbers of a job, as handled; an inline final stands for its `image`."""
         return [
-            event.seq
-            for event in self.events
-            if isinstance(event, (*NUMBERED_TYPES, ImageBytes)) and event.job == job
+            event.seq for event in self.events if isinstance(event, (*NUMBERED_TYPES, ImageBytes)) and event.job == job
         ]
 
     def ends(self, job: str) -> list[Any]:

@@ -18,7 +18,9 @@ from tests.end_to_end.records import Record, client
 AT_ONCE = 3
 
 
-async def _keep_submitting(one: Client, prefix: str, stop: asyncio.Event, jobs: list[str], params: dict[str, object]) -> None:
+async def _keep_submitting(
+    one: Client, prefix: str, stop: asyncio.Event, jobs: list[str], params: dict[str, object]
+) -> None:
     number = 0
     while not stop.is_set():
         number += 1

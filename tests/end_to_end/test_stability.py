@@ -17,17 +17,15 @@ from tests.end_to_end.harness import GatewayProcess, Running, gateway_here
 from tests.end_to_end.ports import free_port
 from tests.end_to_end.records import Record, client
 
+KEY = {"STAND_IN_KEY": "sk-test"}
 PARAMS = {"prompt": "a harbour", "width": 320, "height": 320, "steps": 10}
 
 
 @contextlib.asynccontextmanager
-async def _behind(
-    tmp_path: Path, vendor: StabilityV1, monkeypatch: pytest.MonkeyPatch, **settings: Any
-) -> AsyncIterator[Running]:
-    monkeypatch.setenv("STAND_IN_KEY", "sk-test")
-    (tmp_path / "safelight.toml").write_text(_config(vendor.url, **settings))
+async def _behind(tmp_path: Path, vendor: StabilityV1 | str, **settings: Any) -> AsyncIterator[Running]:
+    (tmp_path / "safelight.toml").write_text(_config(vendor if isinstance(vendor, str) else vendor.url, **settings))
     quick = {"work__backoff_base_ms": 5, "work__backoff_cap_ms": 20, "work__max_tries": 4}
-    async with gateway_here(tmp_path / "data", config=tmp_path / "safelight.toml", **quick) as running:
+    async with gateway_here(tmp_path / "data", config=tmp_path / "safelight.toml", environ=KEY, **quick) as running:
         yield running
 
 
@@ -75,12 +73,12 @@ FAULTS = [
 
 @pytest.mark.parametrize(("rule", "code", "calls", "cost"), FAULTS)
 async def test_failure_of_the_vendor_is_told_and_never_repeated_against_the_money_rule(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rule: Rule, code: str, calls: int, cost: int
+    tmp_path: Path, rule: Rule, code: str, calls: int, cost: int
 ) -> None:
     """Each fault ends the job with its own code; only what was refused before work is called again."""
     async with (
         StabilityV1(key={"sk-test"}, script=[rule]) as vendor,
-        _behind(tmp_path, vendor, monkeypatch, timeout_ms=700) as running,
+        _behind(tmp_path, vendor, timeout_ms=700) as running,
     ):
         end = await _one(running)
         assert isinstance(end, Failed)
@@ -92,14 +90,14 @@ async def test_failure_of_the_vendor_is_told_and_never_repeated_against_the_mone
 
 @pytest.mark.parametrize("retry_after", [1, None])
 async def test_vendor_that_locks_out_is_left_alone_until_the_lock_is_over(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, retry_after: int | None
+    tmp_path: Path, retry_after: int | None
 ) -> None:
     """A 429 closes the gate for Retry-After, or for the configured lock-out, and then the job is done."""
     rule = Rule(do=Refuse(429, retry_after=retry_after), requests=frozenset({1}))
     limit = "{ window = 150, period_ms = 10000, lockout_ms = 1000 }"
     async with (
         StabilityV1(key={"sk-test"}, script=[rule]) as vendor,
-        _behind(tmp_path, vendor, monkeypatch, limit=limit) as running,
+        _behind(tmp_path, vendor, limit=limit) as running,
     ):
         began = time.monotonic()
         ends = await asyncio.gather(*(_one(running, {**PARAMS, "seed": seed}) for seed in range(1, 4)))
@@ -108,35 +106,29 @@ async def test_vendor_that_locks_out_is_left_alone_until_the_lock_is_over(
         assert vendor.calls == 4
 
 
-async def test_server_error_in_passing_is_retried_only_where_nothing_was_begun(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_server_error_in_passing_is_retried_only_where_nothing_was_begun(tmp_path: Path) -> None:
     """A 503 is refused before work: the second call brings the picture, and one price."""
     rule = Rule(do=Refuse(503), requests=frozenset({1}))
     async with (
         StabilityV1(key={"sk-test"}, script=[rule]) as vendor,
-        _behind(tmp_path, vendor, monkeypatch) as running,
+        _behind(tmp_path, vendor) as running,
     ):
         end = await _one(running)
         assert isinstance(end, Completed)
         assert (end.cost_micros, vendor.calls) == (9000, 2)
 
 
-async def test_vendor_that_cannot_be_reached_is_tried_again_and_never_charged(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_vendor_that_cannot_be_reached_is_tried_again_and_never_charged(tmp_path: Path) -> None:
     """No byte went out, so the tries cost nothing."""
-    async with StabilityV1(key={"sk-test"}) as vendor:
-        pass
-    async with _behind(tmp_path, vendor, monkeypatch) as running:
+    async with _behind(tmp_path, f"http://127.0.0.1:{free_port()}") as running:
         end = await _one(running)
         assert isinstance(end, Failed)
         assert (end.error.code, end.cost_micros) == ("model_unavailable", 0)
 
 
-async def test_several_images_come_from_one_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_several_images_come_from_one_call(tmp_path: Path) -> None:
     """The vendor makes up to ten in a call, and one call is what is paid for."""
-    async with StabilityV1(key={"sk-test"}) as vendor, _behind(tmp_path, vendor, monkeypatch) as running:
+    async with StabilityV1(key={"sk-test"}) as vendor, _behind(tmp_path, vendor) as running:
         end = await _one(running, {**PARAMS, "n": 3})
         assert isinstance(end, Completed)
         assert (len(end.images), end.cost_micros, vendor.calls) == (3, 27_000, 1)
@@ -159,7 +151,7 @@ async def _burst(url: str, key: str, count: int) -> float:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("service_time", [0.03, 8.0])
 async def test_burst_keeps_within_the_vendors_window_and_wastes_little_of_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, service_time: float
+    tmp_path: Path, service_time: float
 ) -> None:
     """On the real clock: 300 jobs against 150 in 10 s in a deep run, a tenth of the shape else."""
     deep = deep_count(0, 1)
@@ -168,12 +160,12 @@ async def test_burst_keeps_within_the_vendors_window_and_wastes_little_of_it(
     vendor = StabilityV1(key={"sk-test"}, service_time=service, limit=window, period=period, lockout=60)
     limit = f"{{ window = {window}, period_ms = {int(period * 1000)} }}"
     messages = {"limits__msgs_per_s": 5000, "limits__max_jobs": 1000}
-    monkeypatch.setenv("STAND_IN_KEY", "sk-test")
-    (tmp_path / "safelight.toml").write_text(_config("http://replaced", limit=limit, concurrency=400, timeout_ms=60_000))
     async with vendor:
         text = _config(vendor.url, limit=limit, concurrency=400, timeout_ms=60_000)
         (tmp_path / "safelight.toml").write_text(text)
-        async with gateway_here(tmp_path / "data", config=tmp_path / "safelight.toml", **messages) as running:
+        async with gateway_here(
+            tmp_path / "data", config=tmp_path / "safelight.toml", environ=KEY, **messages
+        ) as running:
             took = await _burst(running.url, running.key, count)
         refused = sum(call.status == 429 for call in vendor.log)
     ideal = period * ((count - 1) // window) + service
@@ -187,7 +179,7 @@ async def test_restart_in_mid_window_does_not_run_into_the_limit(tmp_path: Path)
     """The mirror is rebuilt from the calls that the ledger has."""
     async with StabilityV1(key={"sk-test"}, service_time=0.01, limit=20, period=4.0, lockout=60) as vendor:
         config = _config(vendor.url, limit="{ window = 20, period_ms = 4000 }")
-        gateway = GatewayProcess(tmp_path, free_port(), config, {"STAND_IN_KEY": "sk-test"})
+        gateway = GatewayProcess(tmp_path, free_port(), config, KEY)
         record = Record()
         async with gateway, client(gateway.url, gateway.key, record, patience=60, max_queued=4096) as one:
             jobs = await asyncio.gather(*(one.submit("txt2img", {**PARAMS, "seed": n + 1}) for n in range(30)))

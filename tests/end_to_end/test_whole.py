@@ -37,7 +37,9 @@ async def test_client_written_from_the_contract_alone_gets_everything(tmp_path: 
     """Every step, every preview that its policy asks for, and a final equal to GET of its asset."""
     async with gateway_here(tmp_path) as running:
         client = Newcomer(running.url.replace("http", "ws") + "/v1/stream", running.key)
-        story = await client.picture("a lighthouse at dusk", steps=20, width=256, height=256, previews={"max_edge": 128})
+        story = await client.picture(
+            "a lighthouse at dusk", steps=20, width=256, height=256, previews={"max_edge": 128}
+        )
         assert story.progress == list(range(1, 21))
         assert [preview.header.step for preview in story.previews] == list(range(1, 21))
         assert story.end["type"] == "completed"
@@ -63,7 +65,9 @@ async def test_connection_cut_in_the_middle_resumes_without_loss(tmp_path: Path)
             story = await client.picture(f"cut {cut}", steps=6, previews={"max_edge": 64}, cut_after=cut)
             assert story.end["type"] == "completed"
             assert story.handled == list(range(1, story.end["seq"] + 1))
-            assert hashlib.sha256(story.images[0]).hexdigest() == story.end["images"][0]["asset"].removeprefix("sha256:")
+            assert hashlib.sha256(story.images[0]).hexdigest() == story.end["images"][0]["asset"].removeprefix(
+                "sha256:"
+            )
 
 
 async def test_worker_process_ends_with_its_gateway(tmp_path: Path) -> None:

@@ -42,8 +42,8 @@ def _dumps() -> list[bytes]:
 
 def test_transcript_is_found() -> None:
     """Both sides speak, so that the tests below don't pass on nothing."""
-    assert [side for side, _ in LINES].count("C") == 7
-    assert [side for side, _ in LINES].count("S") == 16
+    assert [side for side, _ in LINES].count("C") == 8
+    assert [side for side, _ in LINES].count("S") == 17
     assert len(SHOWN) == 2
 
 

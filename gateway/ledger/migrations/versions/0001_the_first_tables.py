@@ -40,6 +40,7 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("lanes", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_lanes_start"), ["start"], unique=False)
+        batch_op.create_index(batch_op.f("ix_lanes_vtime_tenant"), ["vtime", "tenant"], unique=False)
 
     op.create_table(
         "lockouts",
@@ -257,6 +258,7 @@ def downgrade() -> None:
     op.drop_table("runs")
     op.drop_table("lockouts")
     with op.batch_alter_table("lanes", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_lanes_vtime_tenant"))
         batch_op.drop_index(batch_op.f("ix_lanes_start"))
 
     op.drop_table("lanes")
