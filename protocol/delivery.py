@@ -54,6 +54,10 @@ class Cursor:
     waiting_since: float | None = None
     """Since when a numbered item waits for the socket, the window or its bytes."""
 
+    def is_at(self, seq: int) -> bool:
+        """Whether everything up to `seq` went out."""
+        return self.seq >= seq and self.snapshot is None
+
 
 class Delivery:
     """The sending side of one connection."""

@@ -103,7 +103,7 @@ CLOSES: Final[dict[str, CloseCode]] = {
         _C(4001, "going_away", "The server drains; a `goaway` came before."),
         _C(4002, "slow_consumer", "A numbered item waited 30 s for the window or the socket."),
         _C(4003, "heartbeat_timeout", "Nothing at all came from the client for 40 s."),
-        _C(4004, "resync", "The position is no longer valid: watch from what you have."),
+        _C(4004, "resync", "The position is no longer valid: resume as always."),
         _C(4005, "auth_expired", "The token expired; a `goaway` came 30 s before."),
         _C(4006, "rate_limited", "The client stayed over the message rate for 10 s."),
         _C(4007, "overloaded", "The server is shedding load."),

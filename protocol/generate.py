@@ -159,7 +159,7 @@ MEANINGS: Final[dict[str, str]] = {
     "PreviewReady.url": "where to GET the preview",
     "Limits.max_message": "largest message to the client, in bytes",
     "Limits.max_json": "largest JSON message from the client, in bytes",
-    "Limits.max_chunk": "largest binary message from the client, in bytes, header included",
+    "Limits.max_chunk": "image bytes of one chunk from the client, at most",
     "Limits.max_upload_bytes": "largest input image, in bytes",
     "Limits.max_input_pixels": "largest input image after decoding, in pixels",
     "Limits.max_inputs": "input images of a job",

@@ -67,6 +67,7 @@ class Model:
     images_per_call: int = 1
     """A job of more images is split into several calls."""
     samplers: tuple[str, ...] = ()
+    schedulers: tuple[str, ...] = ()
     styles: tuple[str, ...] = ()
     max_prompt: int = 8000
     progress: Literal["steps", "estimated", "none"] = "none"

@@ -8,7 +8,7 @@ an idempotency ref stands for); `fingerprint` covers the normal form (what a cac
 import hashlib
 import random
 from collections.abc import Sequence
-from typing import Annotated, Final
+from typing import Annotated, Final, TypeVar
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -17,6 +17,8 @@ from gateway.core.models import Model
 from protocol.codec import MAX_PARAMS, decode_fields
 from protocol.errors import ClientFault
 from protocol.messages import Submit
+
+T = TypeVar("T")
 
 TASK_ROLES: Final[dict[str, tuple[str, ...]]] = {
     "txt2img": (),
@@ -70,6 +72,7 @@ class Request(Struct, frozen=True):
     n: int
     strength: float | None = None
     sampler: str | None = None
+    scheduler: str | None = None
     style: str | None = None
     inputs: tuple[InputImage, ...] = ()
 
@@ -105,11 +108,12 @@ def normalise(task: str, params: Params, inputs: Sequence[InputImage], model: Mo
         width=width,
         height=height,
         steps=_bounded("steps", params.steps, model.default_steps, *model.steps),
-        guidance=model.default_guidance if params.guidance is UNSET else params.guidance,
+        guidance=float(model.default_guidance if params.guidance is UNSET else params.guidance),
         seed=chance.randint(1, _LARGEST_SEED) if params.seed is UNSET else params.seed,
         n=_bounded("n", params.n, 1, 1, model.max_n),
         strength=_strength(params, init),
         sampler=_listed("sampler", "sampler_not_supported", params.sampler, model.samplers),
+        scheduler=_listed("scheduler", "invalid_param", params.scheduler, model.schedulers),
         style=_listed("style", "invalid_param", params.style, model.styles),
         inputs=tuple(sorted(inputs, key=lambda image: image.role)),
     )
@@ -122,21 +126,24 @@ def fingerprint(request: Request) -> str:
 
 def body_hash(submit: Submit, inputs: Sequence[InputImage]) -> str:
     """Return the SHA-256 of the submit's canonical body: uploads as their hash, delivery fields left out."""
-    params = msgspec.json.decode(submit.params)
     body = {
         "task": submit.task,
-        "model": submit.model or None,
-        "params": params,
+        "model": _told(submit.model),
+        "params": msgspec.json.decode(submit.params),
         "inputs": [(image.role, image.asset) for image in inputs],
         "options": [
-            (one.weight or None, one.start or None, one.end or None, one.preprocessor or None) for one in submit.inputs
+            (_told(one.weight), _told(one.start), _told(one.end), _told(one.preprocessor)) for one in submit.inputs
         ],
         "priority": submit.priority,
-        "max_cost_micros": None if submit.max_cost_micros is UNSET else submit.max_cost_micros,
-        "deadline_ms": None if submit.deadline_ms is UNSET else submit.deadline_ms,
+        "max_cost_micros": _told(submit.max_cost_micros),
+        "deadline_ms": _told(submit.deadline_ms),
         "on_disconnect": submit.on_disconnect,
     }
     return hashlib.sha256(msgspec.json.encode(body, order="deterministic")).hexdigest()
+
+
+def _told(value: T | UnsetType) -> T | None:
+    return None if value is UNSET else value
 
 
 def _check_task(task: str, model: Model) -> None:

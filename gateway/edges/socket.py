@@ -28,7 +28,7 @@ FIRST_MESSAGE_LIMIT: Final = 32_768
 HEAD_SECONDS: Final = 10.0
 HEAD_LIMIT: Final = 32_768
 CLOSE_SECONDS: Final = 10.0
-SLOW_CLOSE_SECONDS: Final = 120.0
+SLOW_CLOSE_SECONDS: Final = 180.0
 """A close frame behind a full buffer reaches a slow reader late, but it should reach it: it says why."""
 
 
@@ -38,6 +38,7 @@ class WireProtocol(WebSocketsSansIOProtocol):
     high_water = 65_536
     """Bytes in the write buffer above which passing events are merged."""
     connection: "Connection | None" = None
+    _written = 0
 
     def connection_made(self, transport: BaseTransport) -> None:
         super().connection_made(transport)
@@ -78,7 +79,12 @@ class WireProtocol(WebSocketsSansIOProtocol):
     def write(self, frame: bytes) -> None:
         """Write a finished frame; nothing after the close frame."""
         if not self.close_sent and not self.transport.is_closing():
+            self._written += len(frame)
             self.transport.write(frame)
+
+    def taken(self) -> int:
+        """Bytes of frames that have left our buffer so far: if it grows, somebody reads at the other end."""
+        return self._written - self.transport.get_write_buffer_size()
 
     def has_room(self) -> bool:
         """Whether the write buffer is at most at its mark. Above it, `resume_writing` will come."""

@@ -64,6 +64,10 @@ class Socket(Protocol):
         """Whether the write buffer is below the high-water mark."""
         ...
 
+    def taken(self) -> int:
+        """Bytes that have left the write buffer so far."""
+        ...
+
     def close(self, code: int, reason: str) -> None:
         """Begin the closing handshake."""
         ...
@@ -89,6 +93,9 @@ class Connection:
         self._replayed = 0
         self._synced_due = False
         self._old_epoch = False
+        self._taken = 0
+        self._holding = False
+        """Nothing of jobs goes out for now: an answer must go first."""
         self._fetching: set[str] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = inf
@@ -138,7 +145,7 @@ class Connection:
         """See `gateway.ports.Watcher`."""
         if self.machine.phase is Phase.LIVE:
             self.machine.delivery.mark(job)
-            if self._socket.has_room():
+            if self._socket.has_room() and not self._holding:
                 self._pump()
 
     def rung(self, job: str) -> Rung | None:
@@ -173,7 +180,7 @@ class Connection:
     def _finish_replay(self) -> None:
         """Send `synced` once every number of the replay went out."""
         cursors = self.machine.delivery.cursors
-        if all(job not in cursors or cursors[job].seq >= seq for job, seq in self._replay.items()):
+        if all(job not in cursors or cursors[job].is_at(seq) for job, seq in self._replay.items()):
             self._synced_due = False
             self._replay.clear()
             assert self.session is not None, "a replay belongs to a session"
@@ -214,6 +221,7 @@ class Connection:
 
     def _ring(self) -> None:
         self._timer, self._timer_at = None, inf
+        self._note_reading()
         for effect in self.machine.timeout(self._node.clock.now(), self._node.clock.time_ms()):
             match effect:
                 case Send(frame):
@@ -225,6 +233,13 @@ class Connection:
                 case _:
                     raise AssertionError(f"{effect} is not an effect of time")
         self._rearm()
+
+    def _note_reading(self) -> None:
+        """Take a buffer that drains for life: a slow reader's pong waits behind all that it has yet to read."""
+        taken = self._socket.taken()
+        if taken > self._taken:
+            self._taken = taken
+            self.byte_received()
 
     # --- effects ---
 
@@ -310,11 +325,14 @@ class Connection:
         for job, ended in jobs.items():
             after = positions.get(job, 0)
             feed = await self._feed_of(job)
-            if feed is None or (ended and after == feed.tail.head):
+            if feed is None:
                 continue
-            self._replay[job] = feed.tail.head
-            self._replayed += max(0, feed.tail.head - after)
-            self._follow(feed, after, owner=True)
+            if ended and after == feed.tail.head:
+                await self._handled(job)
+            elif not self._is_full(job):  # else the client watches what it still lacks
+                self._replay[job] = feed.tail.head
+                self._replayed += max(0, feed.tail.head - after)
+                self._follow(feed, after, owner=True)
         self._synced_due = True
         self._pump()
 
@@ -331,8 +349,7 @@ class Connection:
         job = feed.tail.job
         previews = UNSET if message is None else message.previews
         finals = UNSET if message is None else message.finals
-        if job not in self._tails and len(self._tails) >= self._node.limits.max_watch:
-            raise ClientFault("concurrency_limit", f"at most {self._node.limits.max_watch} jobs are watched at once")
+        self._check_room(job)
         cursor = self.machine.delivery.watch(
             job, after, owner=owner, previews=None if previews is UNSET else previews,
             finals=None if finals is UNSET else finals,
@@ -342,10 +359,25 @@ class Connection:
         elif feed.tail.trimmed and after < feed.tail.head:
             cursor.snapshot = "trimmed"
         self._tails[job] = feed.tail
+        self._holding = True  # a preview that is at hand would go out within `follow`, before the answer
         self._node.feeds.follow(feed, self)
+        self._holding = False
         return cursor
 
+    def _is_full(self, job: str) -> bool:
+        return job not in self._tails and len(self._tails) >= self._node.limits.max_watch
+
+    def _check_room(self, job: str) -> None:
+        if self._is_full(job):
+            raise ClientFault("concurrency_limit", f"at most {self._node.limits.max_watch} jobs are watched at once")
+
+    async def _handled(self, job: str) -> None:
+        """The client has handled a job's end, if it has one: the job leaves the session."""
+        if self.session is not None:
+            await self._node.sessions.handled(job, self.session)
+
     async def _submit(self, message: Submit) -> None:
+        self._check_room("")
         session = None if self.session is None else self.session.id
         made = await self._node.admission.submit(self._known(), message, self._uploads, session)
         for one in message.inputs:
@@ -373,11 +405,10 @@ class Connection:
         self._pump()
 
     async def _unwatch(self, message: Unwatch) -> None:
-        tail = self._tails.pop(message.job, None)
+        self._tails.pop(message.job, None)
         self.machine.delivery.unwatch(message.job)
         self._node.feeds.leave(message.job, self)
-        if self.session is not None and tail is not None and tail.has_ended:
-            await self._node.sessions.handled(message.job, self.session)
+        await self._handled(message.job)
         self._ok(message, message.job)
 
     async def _prefer(self, message: Prefs) -> None:

@@ -273,7 +273,9 @@ def _of_session(connection: Connection, session: str) -> list[tuple[str, int, bo
 
 
 def _leave_session(connection: Connection, job: str, session: str) -> None:
-    connection.execute(update(jobs).where(jobs.c.id == job, jobs.c.session == session).values(session=None))
+    """Only a job that ended leaves: of one that goes on, the session still wants the end."""
+    ended = (jobs.c.id == job, jobs.c.session == session, jobs.c.ended_ms.is_not(None))
+    connection.execute(update(jobs).where(*ended).values(session=None))
 
 
 def _listed(

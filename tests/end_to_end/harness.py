@@ -18,7 +18,7 @@ from gateway.cli_keys import ensure_dev_key
 from gateway.clock import SystemClock
 from gateway.config import Config, load
 from gateway.ledger import open_ledger
-from gateway.ports import Upstream
+from gateway.ports import Clock, Upstream
 
 START_SECONDS = 30.0
 
@@ -34,7 +34,12 @@ class Running:
 
 @contextlib.asynccontextmanager
 async def gateway_here(
-    folder: Path, *, upstreams: Sequence[Upstream] | None = None, port: int = 0, **overrides: Any
+    folder: Path,
+    *,
+    upstreams: Sequence[Upstream] | None = None,
+    port: int = 0,
+    clock: Clock | None = None,
+    **overrides: Any,
 ) -> AsyncIterator[Running]:
     """Run a gateway in this process; `overrides` are settings such as `protocol__hello_timeout_ms=200`."""
     settings = settings_for(folder, port=port, **overrides)
@@ -46,7 +51,8 @@ async def gateway_here(
         settings = replace(settings, upstreams={upstream.name: engine for upstream in upstreams})
     with listen(settings.server) as listener:
         url = address_of(settings.server.host, listener)
-        async with running(settings, url, upstreams=upstreams) as gateway, serving(gateway, listener, settings):
+        opened = running(settings, url, clock=clock, upstreams=upstreams)
+        async with opened as gateway, serving(gateway, listener, settings):
             yield Running(url, key.key or "", gateway)
 
 
