@@ -220,8 +220,7 @@ async def serving(gateway: Gateway, listener: socket.socket, settings: config.Co
     # A task group would wrap whatever goes wrong inside the context; this one task is held here to its end.
     task = asyncio.create_task(server.serve(sockets=[listener]), name="server")  # noqa: TID251
     try:
-        while not server.started and not task.done():
-            await asyncio.sleep(0.005)  # uvicorn has no event for it
+        await server.settled.wait()
         yield server
     finally:
         server.should_exit = True
@@ -230,6 +229,17 @@ async def serving(gateway: Gateway, listener: socket.socket, settings: config.Co
 
 class Server(uvicorn.Server):
     """uvicorn's server without its signal handling: the gateway drains first and lets it exit last."""
+
+    def __init__(self, settings: uvicorn.Config) -> None:
+        super().__init__(settings)
+        self.settled = asyncio.Event()
+        """Requests are answered, or it could not begin."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        try:
+            await super().startup(sockets)
+        finally:
+            self.settled.set()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Any:
@@ -366,7 +376,7 @@ def _node_name() -> str:
 
 
 def _tell_failure(log: Any, meter: PrometheusMeter, name: str, error: BaseException) -> None:
-    meter.count("task_failures", task=name.split(" ")[0])
+    meter.count("task_failures", task=name.split(" ", maxsplit=1)[0])
     log.error("a task failed", task=name, exc_info=error)
 
 

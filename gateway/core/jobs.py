@@ -49,7 +49,7 @@ TRANSITIONS: Final[dict[tuple[State, Event], State]] = {
     (State.RUNNING, Event.FAIL): State.FAILED,
     (State.RUNNING, Event.CANCEL): State.CANCELED,
 }
-"""Absent means illegal. A job completes only from RUNNING: a picture without `started` would break the client's view."""
+"""Absent means illegal. A job completes only from RUNNING: a picture without `started` would confuse its client."""
 
 LIVE: Final = frozenset({State.QUEUED, State.CLAIMED, State.RUNNING})
 CLAIMED: Final = frozenset({State.CLAIMED, State.RUNNING})

@@ -94,7 +94,7 @@ def normalise(task: str, params: Params, inputs: Sequence[InputImage], model: Mo
     Raises `ClientFault` for everything the model cannot do; nothing is clamped silently.
     """
     _check_task(task, model)
-    _check_inputs(task, inputs, model)
+    _check_inputs(task, inputs)
     _check_named(params, model)
     _check_prompts(params, model)
     init = next((image for image in inputs if image.role == "init"), None)
@@ -156,7 +156,7 @@ def _check_task(task: str, model: Model) -> None:
         )
 
 
-def _check_inputs(task: str, inputs: Sequence[InputImage], model: Model) -> None:
+def _check_inputs(task: str, inputs: Sequence[InputImage]) -> None:
     roles = sorted(image.role for image in inputs)
     needed = TASK_ROLES[task]
     if roles != sorted(needed):

@@ -5,7 +5,8 @@ closes every socket with 1012 at SIGTERM before the application hears of it, and
 
 * `WireProtocol` lends its transport: finished frames go straight to it, past ASGI; the handshake, reading and the
   closing handshake stay uvicorn's. It has no ping clock (the session machine has one), notes every byte that comes,
-  raises the message limit once the client is known, and tells when the write buffer is below its mark again.
+  raises the message limit once the client is known, and tells when the write buffer is below its mark again. What
+  came in one segment it parses in slices, and from a client that takes nothing it reads no more questions.
 * `BoundedHttp` gives a request's head 10 seconds and 32 KiB.
 
 Writing past ASGI is legal because no extension is negotiated, a message is one frame, and control frames of uvicorn are
@@ -21,9 +22,15 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.exceptions import InvalidState
 
 if TYPE_CHECKING:
+    from uvicorn._types import ASGIReceiveEvent
+
     from gateway.flow.connection import Connection
 
 LOW_WATER: Final = 16_384
+SLICE: Final = 16_384
+"""Bytes that are parsed in one turn of the loop: a segment may hold ten thousand frames, and others wait meanwhile."""
+MOST_UNSENT: Final = 1_048_576
+"""Bytes above the mark at which reading stops: deliveries never get there, but answers to who asks and takes none do."""
 FIRST_MESSAGE_LIMIT: Final = 32_768
 HEAD_SECONDS: Final = 10.0
 HEAD_LIMIT: Final = 32_768
@@ -39,6 +46,8 @@ class WireProtocol(WebSocketsSansIOProtocol):
     """Bytes in the write buffer above which passing events are merged."""
     connection: "Connection | None" = None
     _written = 0
+    _unread: memoryview = memoryview(b"")
+    """What came and is not parsed yet; nothing is read while there is any."""
 
     def connection_made(self, transport: BaseTransport) -> None:
         super().connection_made(transport)
@@ -52,7 +61,42 @@ class WireProtocol(WebSocketsSansIOProtocol):
     def data_received(self, data: bytes) -> None:
         if self.connection is not None:
             self.connection.byte_received()
-        super().data_received(data)
+        self._unread = memoryview(data)  # it was empty, or we would not have been reading
+        self._take_slice()
+
+    def _take_slice(self) -> None:
+        """Parse a slice of what came; the rest has its turn after whatever else the loop has to do."""
+        if self.disconnected or self.transport.is_closing():
+            self._unread = memoryview(b"")
+            return
+        piece, self._unread = bytes(self._unread[:SLICE]), self._unread[SLICE:]
+        super().data_received(piece)
+        if self._unread:
+            self.loop.call_soon(self._take_slice)
+        if self._may_read():
+            self._read_on()
+        else:
+            self._stop_reading()
+
+    def _may_read(self) -> bool:
+        unsent = self.transport.get_write_buffer_size()
+        return not self._unread and unsent <= self.high_water + MOST_UNSENT and (self.close_sent or self.queue.empty())
+
+    def _stop_reading(self) -> None:
+        if not self.read_paused and not self.transport.is_closing():
+            self.read_paused = True
+            self.transport.pause_reading()
+
+    def _read_on(self) -> None:
+        if self.read_paused and self._may_read() and not self.transport.is_closing():
+            self.read_paused = False
+            self.transport.resume_reading()
+
+    async def receive(self) -> "ASGIReceiveEvent":
+        """Give the next message, and read on once there is none."""
+        message = await self.queue.get()
+        self._read_on()
+        return message
 
     def send_receive_event_to_app(self) -> None:
         """Hand on a whole message as bytes, text too: its first byte tells what it is, and JSON checks its UTF-8."""
@@ -61,12 +105,11 @@ class WireProtocol(WebSocketsSansIOProtocol):
         if self.close_sent:
             return
         self.queue.put_nowait({"type": "websocket.receive", "bytes": bytes(data)})
-        if not self.read_paused:
-            self.read_paused = True
-            self.transport.pause_reading()
+        self._stop_reading()
 
     def resume_writing(self) -> None:
         super().resume_writing()
+        self._read_on()
         if self.connection is not None and not self.close_sent:
             self.connection.drained()
 
@@ -106,9 +149,7 @@ class WireProtocol(WebSocketsSansIOProtocol):
         self.transport.write(b"".join(self.conn.data_to_send()))
         self.close_sent = True
         self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
-        if self.read_paused:
-            self.read_paused = False
-            self.transport.resume_reading()
+        self._read_on()
         behind = self.transport.get_write_buffer_size() > LOW_WATER
         self.close_timer = self.loop.call_later(SLOW_CLOSE_SECONDS if behind else CLOSE_SECONDS, self.transport.abort)
 

@@ -4,6 +4,7 @@ A bad credential, a wrong origin or a used ticket is told by accepting the upgra
 browsers and most engines cannot read the status of a refused upgrade.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final
 from urllib.parse import parse_qs
@@ -19,6 +20,8 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
+MESSAGES_AT_ONCE: Final = 8
+"""A client may have sent a thousand before anybody looked; after so many the others have their turn."""
 _REFUSALS: Final = {"unauthorized": "unauthorized", "token_expired": "unauthorized", "forbidden": "forbidden"}
 
 
@@ -64,9 +67,13 @@ class Stream:
     async def _converse(self, wire: WireProtocol, identity: Identity | None, receive: Receive) -> None:
         """Hand each message to the connection until the socket is closed."""
         connection = wire.connection = Connection(self._node, wire, identity)
+        handled = 0
         try:
             while (message := await receive())["type"] == "websocket.receive":
                 await connection.receive(message["bytes"])
+                handled += 1
+                if handled % MESSAGES_AT_ONCE == 0:
+                    await asyncio.sleep(0)
         except Exception:
             connection.close("internal")
             raise

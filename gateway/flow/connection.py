@@ -8,7 +8,7 @@ that call. There is one timer, and no task but the one that reads.
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from math import inf
-from typing import Any, Final, Protocol
+from typing import Any, ClassVar, Final, Protocol
 
 import msgspec
 from msgspec import UNSET
@@ -33,7 +33,6 @@ from protocol.messages import (
     Synced,
     Unwatch,
     Watch,
-    Welcome,
 )
 from protocol.session import (
     CheckHello,
@@ -51,6 +50,8 @@ from protocol.tail import Tail
 from protocol.wire import text_frame
 
 MAX_UPLOADS_KNOWN: Final = 256
+Handler = Callable[[Any, Any], Awaitable[None]]
+"""A method of `Connection`, and what it takes."""
 
 
 class Socket(Protocol):
@@ -244,7 +245,7 @@ class Connection:
     # --- effects ---
 
     async def _perform(self, effect: Effect) -> None:
-        await _EFFECTS[type(effect)](self, effect)
+        await self._EFFECTS[type(effect)](self, effect)
 
     async def _send(self, effect: Send) -> None:
         self._write(effect.frame)
@@ -280,7 +281,7 @@ class Connection:
         """Do what a message asks; a refusal is told with its `ref`, and has changed nothing."""
         message = effect.message
         try:
-            await _MESSAGES[type(message)](self, message)
+            await self._MESSAGES[type(message)](self, message)
         except ClientFault as fault:
             job = getattr(message, "job", UNSET)
             self._tell(Error(error=error_body(fault), ref=message.ref, job=job))
@@ -310,14 +311,12 @@ class Connection:
             return
         opened = await sessions.open(self, hello)
         self.session, self._old_epoch = opened.session, opened.old_epoch
+        if self.machine.phase is Phase.CLOSED:
+            return  # another connection resumed the same session meanwhile, or the node began to drain
         self.machine.opened(hello, sessions.auth_ends(self.identity))
         self._socket.allow_messages_of(self._node.largest_message)
-        self._tell(self._welcome(opened.resumed))
+        self._tell(sessions.welcome(opened.session, resumed=opened.resumed))
         await self._begin_replay(hello.have if opened.resumed else [], opened.jobs)
-
-    def _welcome(self, resumed: bool) -> Welcome:
-        assert self.session is not None, "it was opened above"
-        return self._node.sessions.welcome(self.session, resumed=resumed)
 
     async def _begin_replay(self, have: list[Have], jobs: Mapping[str, bool]) -> None:
         """Watch the session's jobs from what the client has; `synced` follows when all of it went out."""
@@ -449,21 +448,20 @@ class Connection:
             raise ClientFault("job_not_found", "there is no such job", details={"path": "job"})
         self._node.access.check_grant(grant, job, right)
 
-
-_EFFECTS: Final[dict[type, Callable[[Connection, Any], Awaitable[None]]]] = {
-    Send: Connection._send,
-    Pump: Connection._pump_now,
-    PauseReading: Connection._pause,
-    Close: Connection._close_now,
-    StoreUpload: Connection._store_upload,
-    Perform: Connection._answer,
-    CheckHello: Connection._open,
-}
-_MESSAGES: Final[dict[type, Callable[[Connection, Any], Awaitable[None]]]] = {
-    Submit: Connection._submit,
-    Cancel: Connection._cancel,
-    Watch: Connection._watch,
-    Unwatch: Connection._unwatch,
-    Prefs: Connection._prefer,
-    Bye: Connection._bye,
-}
+    _EFFECTS: ClassVar[dict[type, Handler]] = {
+        Send: _send,
+        Pump: _pump_now,
+        PauseReading: _pause,
+        Close: _close_now,
+        StoreUpload: _store_upload,
+        Perform: _answer,
+        CheckHello: _open,
+    }
+    _MESSAGES: ClassVar[dict[type, Handler]] = {
+        Submit: _submit,
+        Cancel: _cancel,
+        Watch: _watch,
+        Unwatch: _unwatch,
+        Prefs: _prefer,
+        Bye: _bye,
+    }

@@ -49,6 +49,8 @@ class Dispatch:
         self._workers: dict[str, tuple[Worker, asyncio.Task[None]]] = {}
         self._busy = dict.fromkeys(self._lines, 0)
         self._draining = False
+        self._leases_end_ms = 0
+        """When the first of the leases held here ends."""
 
     @property
     def working(self) -> int:
@@ -108,8 +110,12 @@ class Dispatch:
         room = min(CLAIMS_AT_ONCE, line.concurrency - self._busy[line.upstream.name])
         if room <= 0:
             return []
+        if self._workers and self._clock.time_ms() >= self._leases_end_ms:
+            # The clock was set, or we were asleep: what is worked here must not be taken for lost, and begun again.
+            await self._renew_leases()
         now_ms = self._clock.time_ms()
         lease_ms = now_ms + self._shop.lease_ms
+        self._leases_end_ms = min(self._leases_end_ms, lease_ms) if self._workers else lease_ms
         return await self._work.claim([line.upstream.name], self._node, now_ms, lease_ms, room)
 
     async def _wait(self, bell: asyncio.Event) -> None:
@@ -145,16 +151,21 @@ class Dispatch:
         """Renew what is worked here; stop what is no longer ours, and what somebody elsewhere wishes to end."""
         while True:
             await asyncio.sleep(self._shop.lease_ms / 3000)
-            held = [(job, worker.job.claim) for job, (worker, _) in self._workers.items()]
-            if not held:
-                continue
-            ours = await self._work.renew(held, self._clock.time_ms() + self._shop.lease_ms)
-            for job, _ in held:
-                wish = ours.get(job)
-                if job in ours and wish is not None:
-                    self.stop_work(job, wish)
-                elif job not in ours and job in self._workers:
-                    self._workers[job][1].cancel()
+            await self._renew_leases()
+
+    async def _renew_leases(self) -> None:
+        held = [(job, worker.job.claim) for job, (worker, _) in self._workers.items()]
+        if not held:
+            return
+        lease_ms = self._clock.time_ms() + self._shop.lease_ms
+        ours = await self._work.renew(held, lease_ms)
+        self._leases_end_ms = lease_ms
+        for job, _ in held:
+            wish = ours.get(job)
+            if job in ours and wish is not None:
+                self.stop_work(job, wish)
+            elif job not in ours and job in self._workers:
+                self._workers[job][1].cancel()
 
     async def _tell_places(self) -> None:
         """Tell watched jobs their place in the queue, as far as one lane can tell, when it changed."""

@@ -191,9 +191,15 @@ class Sessions:
                 connection.close("replaced")
 
     async def sweep(self) -> None:
-        """End sessions whose time is over."""
-        for session in await self._ledger.sessions.expired(self._clock.time_ms()):
-            await self.end(session)
+        """End sessions whose time is over. That of a live connection never is: the clock was set, or we were asleep."""
+        now = self._clock.time_ms()
+        expired = await self._ledger.sessions.expired(now)
+        if not self._open.keys().isdisjoint(expired):
+            await self.renew()
+            expired = await self._ledger.sessions.expired(now)
+        for session in expired:
+            if session not in self._open:
+                await self.end(session)
 
     def drain(self) -> None:
         """Tell every client to go elsewhere, and close."""

@@ -245,7 +245,7 @@ class Worker:
         self._step = 0
         now_ms = self.shop.clock.time_ms()
         self._started_ms = self._started_ms or now_ms
-        steps = report.steps if isinstance(report, WorkBegun | StepDone | PreviewMade) else self._request.steps
+        steps = self._request.steps if isinstance(report, ImageMade) else report.steps
         started = Started(
             job=self.job.id, seq=0, time_ms=now_ms, attempt=self._attempt, model=self._model.id, steps=steps
         )
@@ -268,9 +268,14 @@ class Worker:
 
     def _preview(self, report: PreviewMade, index: int) -> None:
         facts = PreviewFacts(
-            frame=self.shop.feeds.next_frame(self.job.id, self._attempt), seq=self._seq, step=report.step, steps=report.steps,
-            image_index=index, image_count=self._request.n, approximate=report.approximate,
-        )  # fmt: skip
+            frame=self.shop.feeds.next_frame(self.job.id, self._attempt),
+            seq=self._seq,
+            step=report.step,
+            steps=report.steps,
+            image_index=index,
+            image_count=self._request.n,
+            approximate=report.approximate,
+        )
         self.shop.feeds.previewed(self.job.id, facts, report.picture)
 
     def _check_made(self, made: list[ImageMade], count: int) -> None:

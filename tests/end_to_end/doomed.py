@@ -13,6 +13,7 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from gateway.core.records import Identity, Plan
 from gateway.ledger import open_ledger
 from gateway.ledger.sql import Store
 from protocol.errors import ClientFault
-from protocol.messages import END_TYPES, Submit
+from protocol.messages import END_TYPES, Failed, ImageReady, Submit
 from tests.end_to_end.harness import settings_for
 from tests.end_to_end.papers import PaperUpstream
 
@@ -71,9 +72,6 @@ async def run(folder: Path, *, billed: bool, doom: Doom) -> int:
 
     upstream._write_down = doomed_call  # type: ignore[method-assign]
     settings = settings_for(folder / "data", work__poll_ms=20, work__backoff_base_ms=1)
-    settings = msgspec.structs.replace(settings) if isinstance(settings, msgspec.Struct) else settings
-    from dataclasses import replace  # noqa: PLC0415
-
     settings = replace(settings, upstreams={"paper": next(iter(settings.upstreams.values()))})
     identity = Identity("default", "", Plan(), "key")
     async with running(settings, "http://127.0.0.1", upstreams=[upstream]) as gateway:
@@ -108,8 +106,8 @@ async def verdict(folder: Path) -> dict[str, Any]:
         "ends": [sum(isinstance(event, END_TYPES) for event in log) for log in events],
         "gapless": all([event.seq for event in log] == list(range(1, len(log) + 1)) for log in events),
         "end": [type(log[-1]).__name__.lower() for log in events],
-        "error": [log[-1].error.code for log in events if hasattr(log[-1], "error")],
-        "images": [sorted(event.index for event in log if hasattr(event, "asset")) for log in events],
+        "error": [end.error.code for log in events if isinstance(end := log[-1], Failed)],
+        "images": [sorted(event.index for event in log if isinstance(event, ImageReady)) for log in events],
         "most_calls": max(books.values(), default=0),
     }
 
@@ -145,7 +143,7 @@ def main() -> None:
             return  # the run has fewer effects than this
 
 
-def print_effects(folder: Path, billed: bool, doom: Doom) -> None:  # noqa: FBT001
+def print_effects(folder: Path, billed: bool, doom: Doom) -> None:
     """Run the jobs in this process."""
     asyncio.run(run(folder, billed=billed, doom=doom))
 

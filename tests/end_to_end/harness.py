@@ -11,7 +11,7 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from gateway.app import Gateway, address_of, listen, running, serving
 from gateway.cli_keys import ensure_dev_key
@@ -123,7 +123,7 @@ class GatewayProcess:
             self._process.send_signal(signal.SIGTERM)
         return await asyncio.wait_for(self._process.wait(), START_SECONDS)
 
-    async def __aenter__(self) -> "GatewayProcess":
+    async def __aenter__(self) -> Self:
         await self.start()
         return self
 

@@ -1,4 +1,4 @@
-"""An upstream of the tests' own: paints a tiny picture at once, and writes down every call as a vendor's books would."""
+"""An upstream of the tests: paints a tiny picture at once, and writes down every call as a vendor's books would."""
 
 import os
 import struct
@@ -50,7 +50,7 @@ class PaperUpstream:
         self._padding = padding
         self._pace = pace
         self._previews = previews
-        self.models = (
+        self.models: tuple[Model, ...] = (
             Model(
                 id=name,
                 upstream=name,

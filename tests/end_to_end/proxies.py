@@ -44,7 +44,7 @@ class _End(asyncio.Protocol):
             self._first = self._proxy.connections == 1
             self._proxy.supervisor.start(self._reach(), "reach the gateway")
             return
-        self._first = self.other._first  # noqa: SLF001 - its own other half
+        self._first = self.other._first
         self.other.other = self
         self.other.data_received(b"")
 
@@ -52,7 +52,9 @@ class _End(asyncio.Protocol):
         parts = urlsplit(self._proxy.target)
         loop = asyncio.get_running_loop()
         try:
-            await loop.create_connection(lambda: _End(self._proxy, "down", self), parts.hostname, parts.port)
+            await loop.create_connection(
+                lambda: _End(self._proxy, "down", self), parts.hostname or "", parts.port or 80
+            )
         except OSError:
             self.close()
 
@@ -86,7 +88,7 @@ class _End(asyncio.Protocol):
 @contextlib.asynccontextmanager
 async def cutting(target: str, direction: Direction, after: int) -> AsyncIterator[CuttingProxy]:
     """Run a proxy on a free port while the context lasts."""
-    supervisor = Supervisor(lambda name, error: print(name, error))
+    supervisor = Supervisor(print)
     proxy = CuttingProxy(target, direction, after, supervisor)
     server = await asyncio.get_running_loop().create_server(lambda: _End(proxy, "up"), "127.0.0.1", 0)
     proxy.url = "http://{}:{}".format(*server.sockets[0].getsockname()[:2])

@@ -1,4 +1,4 @@
-"""A WebSocket client with nothing hidden: it answers no ping, reads as slowly as it is told, and can be cut anywhere."""
+"""A WebSocket client with nothing hidden: it answers no ping, reads as slowly as told, and can be cut anywhere."""
 
 import asyncio
 import base64

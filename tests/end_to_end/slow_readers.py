@@ -6,6 +6,7 @@
 import asyncio
 import sys
 from pathlib import Path
+from typing import Any
 
 import uvloop
 
@@ -21,7 +22,7 @@ async def main(folder: Path, seconds: float) -> None:
     """See the module."""
     paper = PaperUpstream(pace=lambda _: STEP_SECONDS)
     paper.preview_padding = PREVIEW_BYTES
-    settings = {"limits__max_connections": 1000, "protocol__slow_consumer_ms": 10_000}
+    settings: dict[str, Any] = {"limits__max_connections": 1000, "protocol__slow_consumer_ms": 10_000}
     async with gateway_here(folder, upstreams=[paper], **settings) as running:
         identity = await running.gateway.node.access.identify(running.key)
         steps = min(1000, int(seconds / STEP_SECONDS))

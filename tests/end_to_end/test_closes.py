@@ -66,7 +66,7 @@ async def test_connection_over_the_limit_is_told_and_closed_with_4010(tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("first_frame", "code"),
+    "first_frame,code",
     [
         (b"not json", 4500),
         (b'{"type":"submit","ref":"a","task":"t","params":{}}', 4500),

@@ -2,6 +2,7 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,7 +37,7 @@ async def _converse(running: Running, direction: Direction, after: int) -> tuple
 async def test_session_cut_after_each_byte_loses_and_repeats_nothing(tmp_path: Path, direction: Direction) -> None:
     """The whole conversation is cut at every byte in a deep run, at a spread of them else."""
     paper = PaperUpstream(padding=100)
-    quiet = {"limits__max_connections": 500, "limits__max_jobs": 10_000}
+    quiet: dict[str, Any] = {"limits__max_connections": 500, "limits__max_jobs": 10_000}
     async with gateway_here(tmp_path, upstreams=[paper], **quiet) as running:
         _, length = await _converse(running, direction, 10**9)
         offsets = list(range(1, length)) if DEEP else list(range(1, length, max(1, length // 40)))

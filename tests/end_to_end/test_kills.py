@@ -42,7 +42,8 @@ async def test_gateway_killed_at_random_moments_keeps_every_promise(tmp_path: Pa
     """Every numbered event of every accepted job is handled once, `resumed` is true, no picture is lost."""
     kills = deep_count(3, 100)
     gateway = GatewayProcess(tmp_path, free_port())
-    record, jobs, stop = Record(), [], asyncio.Event()
+    record, stop = Record(), asyncio.Event()
+    jobs: list[str] = []
     async with gateway:
         params: dict[str, object] = {"width": 128, "height": 128, "steps": 12, "n": 2}
         async with client(gateway.url, gateway.key, record, patience=60) as one, asyncio.TaskGroup() as tasks:
@@ -63,7 +64,7 @@ async def test_gateway_killed_at_random_moments_keeps_every_promise(tmp_path: Pa
 
 def _check_pictures(record: Record, job: str) -> None:
     for image in record.ends(job)[0].images:
-        with urllib.request.urlopen(image.url) as answer:  # noqa: S310 - our own gateway
+        with urllib.request.urlopen(image.url) as answer:
             assert "sha256:" + hashlib.sha256(answer.read()).hexdigest() == image.asset
 
 
@@ -80,7 +81,8 @@ async def test_billed_vendor_is_called_at_most_once_a_job_over_all_kills(tmp_pat
             engines = {{ "stable-diffusion-v1-6" = 9000 }}
         """
         gateway = GatewayProcess(tmp_path, free_port(), config, {"STAND_IN_KEY": "sk-test"})
-        record, jobs, stop = Record(), [], asyncio.Event()
+        record, stop = Record(), asyncio.Event()
+        jobs: list[str] = []
         async with gateway:
             params: dict[str, object] = {"width": 320, "height": 320, "steps": 10}
             async with client(gateway.url, gateway.key, record, patience=60) as one, asyncio.TaskGroup() as tasks:

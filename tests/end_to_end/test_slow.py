@@ -52,7 +52,8 @@ async def _served(folder: Path, seconds: float) -> AsyncIterator[Served]:
         sys.executable, "-m", "tests.end_to_end.slow_readers", str(folder), str(seconds),
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
     )  # fmt: skip
-    assert process.stdout is not None and process.stdin is not None
+    assert process.stdout is not None
+    assert process.stdin is not None
     try:
         url, key, job = (await process.stdout.readline()).decode().split()
         yield Served(url, key, job, process.pid)
@@ -91,17 +92,19 @@ async def _read_slowly(one: RawSocket) -> str:
     inner = RawSocket(frames, one.writer)
     async with asyncio.TaskGroup() as tasks:
         drip = tasks.create_task(_drip(one.reader, frames))
-        while True:
-            opcode, payload = await inner.receive()
-            if opcode == CLOSE:
-                ended = f"closed {inner.close_code}"
-                break
-            if opcode == TEXT and json.loads(payload)["type"] == "completed":
-                ended = "completed"
-                break
+        ended = await _end_of(inner)
         drip.cancel()
     one.cut()
     return ended
+
+
+async def _end_of(one: RawSocket) -> str:
+    while True:
+        opcode, payload = await one.receive()
+        if opcode == CLOSE:
+            return f"closed {one.close_code}"
+        if opcode == TEXT and json.loads(payload)["type"] == "completed":
+            return "completed"
 
 
 async def _drip(source: asyncio.StreamReader, sink: asyncio.StreamReader) -> None:
@@ -137,9 +140,8 @@ async def test_slow_readers_delay_nobody_and_cost_no_memory(tmp_path: Path) -> N
         gaps = {url: [gap for seen in each for gap in seen.gaps()] for url, each in arrivals.items()}
         p99 = {url: _percentile(each, 0.99) for url, each in gaps.items()}
     ratio = p99[crowded.url] / p99[control.url]
-    print(
-        f"p99 {p99[crowded.url]:.4f} s against {p99[control.url]:.4f} s: {ratio:.2f}; memory +{grown / 1024:.1f} MiB; {set(ends)}"
-    )
+    print(f"p99 {p99[crowded.url]:.4f} s against {p99[control.url]:.4f} s: {ratio:.2f}")
+    print(f"memory +{grown / 1024:.1f} MiB; slow readers ended: {set(ends)}")
     assert all(seen.numbers == [1, 2, 3, 4] for each in arrivals.values() for seen in each)
     assert set(ends) <= {"completed", "closed 4002"}
     assert ratio <= 1.5

@@ -24,7 +24,7 @@ PARAMS = {"prompt": "a harbour", "width": 320, "height": 320, "steps": 10}
 @contextlib.asynccontextmanager
 async def _behind(tmp_path: Path, vendor: StabilityV1 | str, **settings: Any) -> AsyncIterator[Running]:
     (tmp_path / "safelight.toml").write_text(_config(vendor if isinstance(vendor, str) else vendor.url, **settings))
-    quick = {"work__backoff_base_ms": 5, "work__backoff_cap_ms": 20, "work__max_tries": 4}
+    quick: dict[str, Any] = {"work__backoff_base_ms": 5, "work__backoff_cap_ms": 20, "work__max_tries": 4}
     async with gateway_here(tmp_path / "data", config=tmp_path / "safelight.toml", environ=KEY, **quick) as running:
         yield running
 
@@ -71,7 +71,7 @@ FAULTS = [
 ]
 
 
-@pytest.mark.parametrize(("rule", "code", "calls", "cost"), FAULTS)
+@pytest.mark.parametrize("rule,code,calls,cost", FAULTS)
 async def test_failure_of_the_vendor_is_told_and_never_repeated_against_the_money_rule(
     tmp_path: Path, rule: Rule, code: str, calls: int, cost: int
 ) -> None:
@@ -159,7 +159,7 @@ async def test_burst_keeps_within_the_vendors_window_and_wastes_little_of_it(
     service = service_time if deep else service_time / 10
     vendor = StabilityV1(key={"sk-test"}, service_time=service, limit=window, period=period, lockout=60)
     limit = f"{{ window = {window}, period_ms = {int(period * 1000)} }}"
-    messages = {"limits__msgs_per_s": 5000, "limits__max_jobs": 1000}
+    messages: dict[str, Any] = {"limits__msgs_per_s": 5000, "limits__max_jobs": 1000}
     async with vendor:
         text = _config(vendor.url, limit=limit, concurrency=400, timeout_ms=60_000)
         (tmp_path / "safelight.toml").write_text(text)
@@ -184,7 +184,7 @@ async def test_restart_in_mid_window_does_not_run_into_the_limit(tmp_path: Path)
         async with gateway, client(gateway.url, gateway.key, record, patience=60, max_queued=4096) as one:
             jobs = await asyncio.gather(*(one.submit("txt2img", {**PARAMS, "seed": n + 1}) for n in range(30)))
             while vendor.calls < 20:
-                await asyncio.sleep(0.01)  # the vendor's count is another process's view: there is no event for it
+                await asyncio.sleep(0.01)
             await gateway.kill()
             await gateway.start()
             for job in jobs:

@@ -34,7 +34,8 @@ async def test_many_watchers_read_the_ledger_twice_an_event_and_encode_each_prev
         for one in sockets:
             await one.until("ok")
         feed = feeds.get(job)
-        assert feed is not None and len(feed.watchers) == count + 1
+        assert feed is not None
+        assert len(feed.watchers) == count + 1
         assert store.reads - reads <= 2
         paper.hold.set()
         async with asyncio.timeout(100):

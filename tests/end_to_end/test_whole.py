@@ -79,7 +79,7 @@ async def test_worker_process_ends_with_its_gateway(tmp_path: Path) -> None:
     await gateway.kill()
     async with asyncio.timeout(2):
         while any(Path(f"/proc/{child}").exists() and _state(child) != "Z" for child in children):
-            await asyncio.sleep(0.05)  # a process's end has no event for those who are not its parent
+            await asyncio.sleep(0.05)
 
 
 def _children(pid: int) -> list[int]:
