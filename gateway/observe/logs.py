@@ -32,6 +32,10 @@ _SECRETS: Final = (
 )
 
 
+_CHATTY: Final = ("alembic", "uvicorn", "asyncio")
+"""Libraries whose `info` tells an operator nothing: each migration looked at, each socket opened and closed."""
+
+
 def configure(level: str, format: Literal["auto", "json", "console"], stream: TextIO | None = None) -> None:
     """Send every log of the process to standard error (or `stream`), from `level` on; `auto` asks for a terminal."""
     out = stream or sys.stderr
@@ -45,6 +49,8 @@ def configure(level: str, format: Literal["auto", "json", "console"], stream: Te
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(max(root.level, logging.WARNING))
 
 
 def get(name: str) -> structlog.stdlib.BoundLogger:

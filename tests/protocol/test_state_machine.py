@@ -79,8 +79,8 @@ from tests.depth import DEEP, deep_count
 MAX_JOBS: Final = 12
 MAX_UNFINISHED: Final = 3
 HIGH_WATER: Final = 40_000
-CALM: Final = 6
-"""How much work lies between two great troubles, or nothing would come of anything."""
+MAX_CALM: Final = 8
+"""How much trouble may come at once: work earns it, or nothing would come of anything."""
 LIMITS: Final = Limits(msgs_per_s=100_000)
 NODES: Final = (0, 1)
 CLIENTS: Final = st.integers(0, 1)
@@ -985,7 +985,7 @@ class Conversation(RuleBasedStateMachine):
     def begin(self, seed: int) -> None:
         self.world = World(seed)
         self.calm = 0
-        """How much work was done since the last great trouble."""
+        """How much trouble may come now."""
         for client in self.world.clients:
             client.connect(self.world.nodes[client.index])
         self.world.flow()
@@ -1047,7 +1047,7 @@ class Conversation(RuleBasedStateMachine):
             if row is not None and not row.has_ended:
                 self.world.work(row, what, size)
                 self.world.flow()
-        self.calm += 1
+        self.calm = min(MAX_CALM, self.calm + 1 + len(works) // 3)
 
     @rule(number=JOBS, count=st.integers(1, 4), size=st.sampled_from([0, 3000, 16_320, 60_000]), pause=st.booleans())
     def step(self, number: int, count: int, size: int, pause: bool) -> None:
@@ -1055,7 +1055,7 @@ class Conversation(RuleBasedStateMachine):
         row = self.world.unfinished(number)
         for _ in range(count):
             if row is not None and row.is_running:
-                self.calm += 1
+                self.calm = min(MAX_CALM, self.calm + 1)
                 self.world.step(row, size)
                 self.world.flow()
                 if pause:
@@ -1075,23 +1075,29 @@ class Conversation(RuleBasedStateMachine):
 
     # Trouble
 
+    @precondition(lambda self: self.calm >= 1)
     @rule(client=CLIENTS, server_notices=st.booleans())
     def cut(self, client: int, server_notices: bool) -> None:
+        self.calm -= 1
         self.world.cut(self.world.clients[client], server_notices=server_notices)
         self.world.flow()
 
+    @precondition(lambda self: self.calm >= 1)
     @rule(client=CLIENTS, node=st.sampled_from(NODES))
     def connect(self, client: int, node: int) -> None:
         """Now, wherever; while the old connection is alive, if it is."""
+        self.calm -= 1
         who = self.world.clients[client]
         if who.link is not None:
             self.world.cut(who, server_notices=False)
         who.connect(self.world.nodes[node])
         self.world.flow()
 
+    @precondition(lambda self: self.calm >= 4)
     @rule(client=CLIENTS, node=st.sampled_from(NODES))
     def move_to_another_tab(self, client: int, node: int) -> None:
         """Another machine goes on with the session, while the first is still connected."""
+        self.calm -= 4
         who = self.world.clients[client]
         if who.replica.resume is None:
             return
@@ -1107,9 +1113,11 @@ class Conversation(RuleBasedStateMachine):
             who.submit(who.submits[ref])
         self.world.flow()
 
+    @precondition(lambda self: self.calm >= 1)
     @rule(client=CLIENTS, up=st.integers(0, 3), down=st.integers(0, 6))
     def stall(self, client: int, up: int, down: int) -> None:
         """Some messages still pass, then none."""
+        self.calm -= 1
         link = self.world.clients[client].link
         if link is not None:
             link.pass_up, link.pass_down = up, down
@@ -1121,14 +1129,18 @@ class Conversation(RuleBasedStateMachine):
             link.pass_up = link.pass_down = float("inf")
             self.world.flow()
 
+    @precondition(lambda self: self.calm >= 1)
     @rule(client=CLIENTS, count=st.integers(1, 3))
     def lose_silently(self, client: int, count: int) -> None:
+        self.calm -= 1
         link = self.world.clients[client].link
         if link is not None:
             link.losses = count
 
+    @precondition(lambda self: self.calm >= 1)
     @rule(client=CLIENTS)
     def stop_acks(self, client: int) -> None:
+        self.calm -= 1
         self.world.clients[client].acks = False
 
     @rule(client=CLIENTS)
@@ -1143,17 +1155,19 @@ class Conversation(RuleBasedStateMachine):
             node.renew()
         self.world.flow()
 
-    @precondition(lambda self: self.calm >= CALM)
+    @precondition(lambda self: self.calm >= 6)
     @rule(back=st.integers(1, 9))
     def lose_log_tail(self, back: int) -> None:
         """The ledger is restored from a backup: what was written last was never there."""
-        self.calm = 0
+        self.calm -= 6
         self.world.restore_backup(back)
         self.world.flow()
 
+    @precondition(lambda self: self.calm >= 4)
     @rule(client=CLIENTS)
     def expire_session(self, client: int) -> None:
         """Nobody came for too long; what should end with the session does."""
+        self.calm -= 4
         world = self.world
         if world.clients[client].link is not None:
             return
@@ -1167,9 +1181,11 @@ class Conversation(RuleBasedStateMachine):
             node.renew()
         world.flow()
 
+    @precondition(lambda self: self.calm >= 4)
     @rule(node=st.sampled_from(NODES))
     def drain(self, node: int) -> None:
         """And the new process takes its place after the last connection is gone."""
+        self.calm -= 4
         self.world.nodes[node].drain()
         self.world.flow()
         self.world.nodes[node].restart()
