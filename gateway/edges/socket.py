@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from gateway.flow.connection import Connection
 
 LOW_WATER: Final = 16_384
-SLICE: Final = 4_096
+SLICE: Final = 4096
 """Bytes that are parsed in one turn of the loop: a segment may hold ten thousand frames, and others wait meanwhile."""
 MOST_UNSENT: Final = 1_048_576
 """Bytes above the mark at which reading stops: deliveries never get there, but answers to who asks and takes none do."""

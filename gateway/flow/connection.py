@@ -7,6 +7,7 @@ that call. There is one timer, and no task but the one that reads.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from math import inf
 from typing import Any, ClassVar, Final, Protocol
 
@@ -200,7 +201,7 @@ class Connection:
         feed = self._node.feeds.get(job)
         try:
             if feed is not None:
-                self._node.blobs.keep(asset, await self._node.pictures.content(feed.tenant, asset))
+                await self._node.blobs.fetch(asset, partial(self._node.pictures.content, feed.tenant, asset))
         except ClientFault:
             self.close("internal")  # a final that was promised is gone; nothing that follows it may be sent
         finally:

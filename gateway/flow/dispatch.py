@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from gateway.core.models import Model
-from gateway.core.records import Claimed, StaleClaim
+from gateway.core.records import Claimed, JobRecord, StaleClaim
 from gateway.flow.feeds import Feeds
 from gateway.flow.supervise import Supervisor
 from gateway.flow.worker import Line, Worker, Workshop
@@ -81,8 +81,7 @@ class Dispatch:
         if found is not None:
             worker, task = found
             if worker.stop_for is None:
-                worker.stop_for = by
-                task.cancel()
+                worker.stop(task, by)
 
     async def drain(self, grace_seconds: float) -> None:
         """Claim no more, let what runs end for a while, then let it go back to the queue."""
@@ -90,8 +89,8 @@ class Dispatch:
         tasks = [task for _, task in self._workers.values()]
         if tasks:
             await asyncio.wait(tasks, timeout=grace_seconds)
-        for _, task in list(self._workers.values()):
-            task.cancel()
+        for worker, task in list(self._workers.values()):
+            worker.stop(task)
         if self._workers:
             await asyncio.wait([task for _, task in self._workers.values()])
 
@@ -103,6 +102,8 @@ class Dispatch:
             claimed = await self._claim(line)
             for one in claimed:
                 self._employ(line, one)
+                if self._draining:  # it was claimed meanwhile, and `drain` may not have seen it
+                    self._workers[one.job.id][0].stop(self._workers[one.job.id][1])
             if not claimed:
                 await self._wait(bell)
 
@@ -127,13 +128,22 @@ class Dispatch:
 
     def _employ(self, line: Line, claimed: Claimed) -> None:
         job = claimed.job.id
+        if job in self._workers:  # its lease ran out while we were not looking; what it writes is refused
+            self._workers[job][1].cancel()
         self._feeds.fill(claimed.job, claimed.log)
         self._feeds.working(job, begins=True)
-        worker = Worker(self._shop, line, self._models[claimed.job.model], claimed)
+        worker = Worker(self._shop, line, self._model(line, claimed.job), claimed)
         self._busy[line.upstream.name] += 1
         task = self._supervisor.start(self._run(line, worker), f"job {job}")
         self._workers[job] = (worker, task)
-        task.add_done_callback(lambda _: self._dismiss(line, job))
+        task.add_done_callback(lambda _: self._dismiss(line, worker))
+
+    def _model(self, line: Line, job: JobRecord) -> Model:
+        """Return the job's model; where the settings no longer have it, one of that name that can do nothing."""
+        model = self._models.get(job.model)
+        if model is None or model.upstream != line.upstream.name:
+            return Model(job.model, job.upstream, "", tasks=frozenset(), params=frozenset())
+        return model
 
     async def _run(self, line: Line, worker: Worker) -> None:
         try:
@@ -141,10 +151,12 @@ class Dispatch:
         except StaleClaim:
             self._shop.meter.count("stale_claims", upstream=line.upstream.name)
 
-    def _dismiss(self, line: Line, job: str) -> None:
-        self._workers.pop(job, None)
+    def _dismiss(self, line: Line, worker: Worker) -> None:
         self._busy[line.upstream.name] -= 1
-        self._feeds.working(job, begins=False)
+        job = worker.job.id
+        if self._workers[job][0] is worker:  # else the job is another's by now
+            del self._workers[job]
+            self._feeds.working(job, begins=False)
         self.ring(line.upstream.name)
 
     async def _keep_leases(self) -> None:

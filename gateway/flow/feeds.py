@@ -10,7 +10,7 @@ bounded, and the oldest is dropped.
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -19,7 +19,7 @@ from gateway.core.reports import Picture
 from gateway.ports import Jobs, Transcoder, Watcher
 from protocol.errors import ClientFault
 from protocol.ladder import Rung
-from protocol.messages import Numbered, Progress, Queued
+from protocol.messages import Numbered, Progress, Queued, Started
 from protocol.tail import Links, Preview, PreviewFacts, Tail
 
 MAX_WAITING_PREVIEWS: Final = 512
@@ -210,10 +210,10 @@ class Feeds:
     async def encode_forever(self) -> None:
         """Encode what waits, in order; the caller holds this as a task."""
         while True:
-            await self._bell.wait()
-            self._bell.clear()
             while self._encodes:
                 await self._encode(*self._encodes.popleft())
+            self._bell.clear()
+            await self._bell.wait()
 
     async def poll(self) -> None:
         """Read what was appended elsewhere to jobs that are watched here."""
@@ -232,6 +232,8 @@ class Feeds:
     def _extend(self, feed: Feed, events: Sequence[Numbered]) -> None:
         before = feed.tail.head
         feed.tail.append(events)
+        if any(isinstance(event, Started) and event.seq > before for event in events):
+            feed.source = None  # it belongs to an attempt that is over
         if feed.tail.head > before:
             feed.tell()
         if feed.has_ended:
@@ -304,7 +306,18 @@ class BlobCache:
     def __init__(self, max_bytes: int = 64 * 1024 * 1024) -> None:
         self._max_bytes = max_bytes
         self._held = 0
+        self._loading: dict[str, asyncio.Lock] = {}
         self.blobs: OrderedDict[str, bytes] = OrderedDict()
+
+    async def fetch(self, asset: str, load: Callable[[], Awaitable[bytes]]) -> None:
+        """Hold a picture's bytes, loaded once for all who ask meanwhile. Raises what `load` raises."""
+        lock = self._loading.setdefault(asset, asyncio.Lock())
+        try:
+            async with lock:
+                if asset not in self.blobs:
+                    self.keep(asset, await load())
+        finally:
+            self._loading.pop(asset, None)
 
     def keep(self, asset: str, content: bytes) -> None:
         """Hold a picture's bytes; at least the newest is always held."""

@@ -17,7 +17,7 @@ from typing import Final
 from msgspec import UNSET
 
 from gateway.core.backoff import wait_seconds
-from gateway.core.calls import Call, CallEvent, CallState, GiveUp, plan
+from gateway.core.calls import CallEvent, CallState, GiveUp, plan
 from gateway.core.eta import ratio_of, remaining_ms
 from gateway.core.models import Model
 from gateway.core.records import Append, CallSettled, Claimed, JobRecord, NewCall, StaleClaim
@@ -77,7 +77,7 @@ class Line:
 
 
 class Worker:
-    """Works one claimed job. Cancel its task after setting `stop_for`, or without to let the job go."""
+    """Works one claimed job; `stop` ends it before its time."""
 
     def __init__(self, shop: Workshop, line: Line, model: Model, claimed: Claimed) -> None:
         self.shop = shop
@@ -87,7 +87,7 @@ class Worker:
         self._line = line
         self._model = model
         self._request = claimed.request
-        self._calls = list(claimed.calls)
+        self._calls = claimed.calls
         self._delivered = set(claimed.delivered)
         self._images: list[Image] = list(claimed.images)
         self._seq = claimed.job.seq
@@ -98,14 +98,29 @@ class Worker:
         self._begun_ratio = 0.0
         self._started_ms = claimed.job.started_ms
         self._open_call: NewCall | None = None
+        self._is_at_work = False
+        self._is_let_go = False
+
+    def stop(self, task: asyncio.Task[None], by: Canceler | None = None) -> None:
+        """End the job for `by`, or let it go back to the queue; `task` is the one that runs `work`."""
+        if by is None:
+            self._is_let_go = True
+        else:
+            self.stop_for = by
+        # A task that is cancelled before its first step runs none: nobody would end the job or give it back.
+        if self._is_at_work:
+            task.cancel()
 
     async def work(self) -> None:
-        """Bring the job to its end event, or release it when the task was cancelled without a reason."""
+        """Bring the job to its end event, or release it when it was let go or the task cancelled."""
+        self._is_at_work = True
         try:
-            if self.stop_for is None:
-                await self._work()
-            else:
+            if self.stop_for is not None:
                 await uninterrupted(self._cancel(self.stop_for))
+            elif self._is_let_go:
+                await uninterrupted(self._release())
+            else:
+                await self._work()
         except UpstreamFault as fault:
             await uninterrupted(self._fail(fault))
         except ClientFault as fault:  # an input image is gone
@@ -126,11 +141,14 @@ class Worker:
         plan_or_not = plan(self._request.n, self._delivered, self._calls, self._model.images_per_call)
         if isinstance(plan_or_not, GiveUp):
             raise self._outcome_unknown(plan_or_not.call_id)
+        if self._request.task not in self._model.tasks:
+            raise UpstreamFault(Outcome.FAILED, "model_not_found", "the model is no longer offered")
         inputs = await self._inputs()
         for first, count in plan_or_not.batches:
             await self._batch(first, count, inputs)
         if not plan_or_not.batches:  # a worker was lost between the last picture and the end
-            await uninterrupted(self._append((self._completed(self._images, self._seq + 1),), hold="settled"))
+            end = self._completed(self._images, self._seq + 2, self._cost)
+            await uninterrupted(self._append((self._started(self._request.steps), end), hold="settled"))
 
     async def _inputs(self) -> Mapping[str, bytes]:
         return {
@@ -178,6 +196,8 @@ class Worker:
                 passage.succeeded()
             except UpstreamFault as fault:
                 self._tell_gate(passage, fault)
+                if fault.outcome is Outcome.UNKNOWN and self._model.billed and fault.code != "outcome_unknown":
+                    raise self._outcome_unknown(order.id) from fault  # whatever the adapter called it
                 if fault.outcome is Outcome.FAILED or (fault.outcome is Outcome.UNKNOWN and self._model.billed):
                     raise  # the call is settled together with the job's end
                 await uninterrupted(self._settle(fault))
@@ -212,7 +232,6 @@ class Worker:
 
     async def _commit_call(self, call: NewCall) -> None:
         await self.shop.ledger.work.begin_call(call, self.job.claim)
-        self._calls.append(Call(call.id, CallState.SENDING, call.billed, call.first, call.count))
         self._open_call = call
 
     async def _listen(self, order: CallOrder, first: int) -> list[ImageMade]:
@@ -241,15 +260,17 @@ class Worker:
             return
         self._begun_at = self.shop.clock.now()
         self._begun_ratio = ratio_of(len(self._delivered), self._request.n, 0, 1)
+        steps = self._request.steps if isinstance(report, ImageMade) else report.steps
+        await uninterrupted(self._append((self._started(steps),)))
+
+    def _started(self, steps: int) -> Started:
         self._attempt += 1
         self._step = 0
         now_ms = self.shop.clock.time_ms()
         self._started_ms = self._started_ms or now_ms
-        steps = self._request.steps if isinstance(report, ImageMade) else report.steps
-        started = Started(
+        return Started(
             job=self.job.id, seq=0, time_ms=now_ms, attempt=self._attempt, model=self._model.id, steps=steps
         )
-        await uninterrupted(self._append((started,)))
 
     def _progress(self, report: StepDone, index: int) -> None:
         self._step = report.step
@@ -298,16 +319,17 @@ class Worker:
             events.append(event)
             if isinstance(event, ImageReady):
                 images.append(_image(event, self._seq + len(events)))
-        self._delivered.update(range(first, first + order.count))
-        self._images = images
+        delivered = self._delivered.union(range(first, first + order.count))
         call = self._open_call
         assert call is not None, "a call is open until it is settled"
-        self._cost += call.price_micros
+        cost = self._cost + call.price_micros
         settled = CallSettled(call.id, CallEvent.ANSWER, self.shop.clock.time_ms(), call.price_micros)
-        whole = len(self._delivered) == self._request.n
+        whole = len(delivered) == self._request.n
         if whole:
-            events.append(self._completed(images, self._seq + len(events) + 1))
+            events.append(self._completed(images, self._seq + len(events) + 1, cost))
         await self._append(tuple(events), settled, "settled" if whole else None)
+        # Only now: if the ledger refuses, the job's end tells what was delivered and spent before.
+        self._delivered, self._images, self._cost = delivered, images, cost
 
     async def _picture_event(self, made: ImageMade, index: int) -> Numbered:
         now_ms = self.shop.clock.time_ms()
@@ -362,11 +384,11 @@ class Worker:
             if isinstance(event, Completed | Failed | Canceled):
                 self.shop.meter.count("jobs_ended", upstream=self._upstream.name, end=type(event).__name__.lower())
 
-    def _completed(self, images: list[Image], seq: int) -> Completed:
+    def _completed(self, images: list[Image], seq: int, cost_micros: int) -> Completed:
         now_ms = self.shop.clock.time_ms()
         started_ms = self._started_ms or now_ms
         return Completed(
-            job=self.job.id, seq=seq, time_ms=now_ms, images=images, cost_micros=self._cost,
+            job=self.job.id, seq=seq, time_ms=now_ms, images=images, cost_micros=cost_micros,
             timings=Timings(
                 queue_ms=max(0, started_ms - self.job.created_ms), load_ms=0, run_ms=max(0, now_ms - started_ms),
                 total_ms=max(0, now_ms - self.job.created_ms),
@@ -424,13 +446,13 @@ class Worker:
         )
 
     async def _cancel(self, by: Canceler) -> None:
-        call, hold = self._open_call, "settled"
+        call, hold = self._open_call, "spent_unknown" if self._has_lost_money() else "settled"
         settled = None
         if call is not None:
             # The answer was not waited for. Unbilled work is simply gone; a billed call may have been done.
             cost = call.price_micros if call.billed else 0
             self._cost += cost
-            hold = "spent_unknown" if call.billed else "settled"
+            hold = "spent_unknown" if call.billed else hold
             settled = CallSettled(call.id, CallEvent.LOSE, self.shop.clock.time_ms(), cost, "canceled")
         end = Canceled(
             job=self.job.id, seq=0, time_ms=self.shop.clock.time_ms(), by=by, step=self._step, images=self._images,
@@ -438,8 +460,12 @@ class Worker:
         )  # fmt: skip
         await self._append((end,), settled, hold)
 
+    def _has_lost_money(self) -> bool:
+        """Whether a worker before us was lost with a billed call out."""
+        return any(call.billed and call.state is CallState.UNKNOWN for call in self._calls)
+
     async def _release(self) -> None:
-        """Let the job go back to the queue, unless a billed call is open: what finds that later must not repeat it."""
+        """Let the job go back to the queue. An open call is lost; if it was billed, the next claim gives the job up."""
         call = self._open_call
         if call is not None:
             settled = CallSettled(call.id, CallEvent.LOSE, self.shop.clock.time_ms(), 0, "released")
