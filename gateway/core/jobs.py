@@ -43,6 +43,7 @@ TRANSITIONS: Final[dict[tuple[State, Event], State]] = {
     (State.CLAIMED, Event.BEGIN): State.RUNNING,
     (State.CLAIMED, Event.FAIL): State.FAILED,
     (State.CLAIMED, Event.CANCEL): State.CANCELED,
+    (State.RUNNING, Event.BEGIN): State.RUNNING,
     (State.RUNNING, Event.CLAIM): State.CLAIMED,
     (State.RUNNING, Event.RELEASE): State.QUEUED,
     (State.RUNNING, Event.COMPLETE): State.COMPLETED,

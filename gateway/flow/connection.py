@@ -18,6 +18,7 @@ from gateway.core.records import Identity, JobRecord, SessionRecord
 from gateway.flow.feeds import Feed
 from gateway.flow.node import Node
 from gateway.flow.pictures import told
+from gateway.flow.sessions import Reason
 from protocol.codec import encode, error_body
 from protocol.delivery import Cursor
 from protocol.errors import ClientFault
@@ -135,7 +136,7 @@ class Connection:
         """End the connection with the close code of this name."""
         self._close(Close(name))
 
-    def go_away(self, reason: Any, retry_after_ms: int, close: str) -> None:
+    def go_away(self, reason: Reason, retry_after_ms: int, close: str) -> None:
         """Tell the client to come back later, then close."""
         if self.machine.phase is not Phase.CLOSED:
             self._write(text_frame(encode(GoAway(reason=reason, retry_after_ms=retry_after_ms))))

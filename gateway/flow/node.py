@@ -2,20 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from gateway.core.models import Model
 from gateway.flow.access import Access
 from gateway.flow.admission import Admission
 from gateway.flow.feeds import BlobCache, Feeds
 from gateway.flow.pictures import Pictures
+from gateway.flow.sessions import Sessions
 from gateway.flow.supervise import Supervisor
 from gateway.ports import Clock, Jobs, Meter
 from protocol.messages import Limits
 from protocol.session import Timing
-
-if TYPE_CHECKING:
-    from gateway.flow.sessions import Sessions
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +24,7 @@ class Node:
     feeds: Feeds
     pictures: Pictures
     blobs: BlobCache
-    sessions: "Sessions"
+    sessions: Sessions
     jobs: Jobs
     models: Mapping[str, Model]
     clock: Clock

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from math import inf
-from typing import TYPE_CHECKING, Final
+from typing import Final, Literal, Protocol
 
 from msgspec import UNSET
 
@@ -20,12 +20,25 @@ from protocol.errors import ClientFault
 from protocol.ids import make_ulid
 from protocol.messages import VERSION, Canceler, Hello, Limits, Welcome
 
-if TYPE_CHECKING:
-    from gateway.flow.connection import Connection
-
+Reason = Literal["drain", "auth_expired", "overloaded", "max_age", "connection_limit"]
 FEATURES: Final = ["upload", "inline_finals", "sse", "grants", "tickets"]
 RESUME_TOKEN_MS: Final = 30 * 86_400_000
 """A bound on the text alone; what counts is whether the session's row is still there."""
+
+
+class Holder(Protocol):
+    """What a session needs of the connection that holds it."""
+
+    identity: Identity | None
+    session: SessionRecord | None
+
+    def close(self, name: str) -> None:
+        """End the connection with the close code of this name."""
+        ...
+
+    def go_away(self, reason: Reason, retry_after_ms: int, close: str) -> None:
+        """Tell the client to come back later, then close."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +85,8 @@ class Sessions:
         self._promises = promises
         self._drain_spread_ms = drain_spread_ms
         self._cancel = cancel
-        self._open: dict[str, Connection] = {}
-        self._admitted: set[Connection] = set()
+        self._open: dict[str, Holder] = {}
+        self._admitted: set[Holder] = set()
         self._by_subject: Counter[tuple[str, str]] = Counter()
         self.draining = False
 
@@ -89,7 +102,7 @@ class Sessions:
         except ClientFault:
             return None
 
-    def admit(self, connection: "Connection") -> bool:
+    def admit(self, connection: Holder) -> bool:
         """Count a connection against its subject; `False` if there are too many, or the node drains."""
         subject = self._subject(connection)
         if self.draining or self._by_subject[subject] >= self._limits.max_connections:
@@ -98,7 +111,7 @@ class Sessions:
         self._admitted.add(connection)
         return True
 
-    async def open(self, connection: "Connection", hello: Hello) -> Opened:
+    async def open(self, connection: Holder, hello: Hello) -> Opened:
         """Resume the session that `hello` names, or open a new one. The older connection of it, if here, is closed."""
         identity = connection.identity
         assert identity is not None, "a session belongs to somebody"
@@ -115,7 +128,7 @@ class Sessions:
         self._open[session.id] = connection
         return Opened(session, resumed=False, old_epoch=old_epoch, jobs={})
 
-    async def _resumed(self, connection: "Connection", session: SessionRecord, hello: Hello) -> Opened:
+    async def _resumed(self, connection: Holder, session: SessionRecord, hello: Hello) -> Opened:
         older = self._open.get(session.id)
         self._open[session.id] = connection
         if older is not None and older is not connection:
@@ -155,7 +168,7 @@ class Sessions:
         """A job's end was handled by its session."""
         await self._ledger.jobs.leave_session(job, session.id)
 
-    async def disconnected(self, connection: "Connection") -> None:
+    async def disconnected(self, connection: Holder) -> None:
         """A connection is gone; its session lives on for its time."""
         if connection in self._admitted:
             self._admitted.discard(connection)
@@ -209,7 +222,7 @@ class Sessions:
         for connection in list(self._admitted):
             connection.go_away("drain", self.retry_after_ms(), "going_away")
 
-    def _subject(self, connection: "Connection") -> tuple[str, str]:
+    def _subject(self, connection: Holder) -> tuple[str, str]:
         assert connection.identity is not None, "only known clients are admitted"
         return connection.identity.tenant, connection.identity.subject
 

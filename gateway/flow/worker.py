@@ -268,9 +268,7 @@ class Worker:
         self._step = 0
         now_ms = self.shop.clock.time_ms()
         self._started_ms = self._started_ms or now_ms
-        return Started(
-            job=self.job.id, seq=0, time_ms=now_ms, attempt=self._attempt, model=self._model.id, steps=steps
-        )
+        return Started(job=self.job.id, seq=0, time_ms=now_ms, attempt=self._attempt, model=self._model.id, steps=steps)
 
     def _progress(self, report: StepDone, index: int) -> None:
         self._step = report.step

@@ -497,6 +497,7 @@ class Connection:
 
     def unwatch(self, message: Unwatch) -> None:
         tail = self.tails.pop(message.job, None)
+        self.preview_at.pop(message.job, None)
         self.delivery.unwatch(message.job)
         session = self.world.ledger.sessions.get(self.session)
         if session is not None and tail is not None and tail.has_ended:
@@ -619,6 +620,7 @@ class Client:
         self.asked[ref] += 1
         self.wanted.discard(job)
         self.ended.add(job)
+        self.frames.pop(job, None)
         self.perform(self.replica.unwatch(Unwatch(job=job, ref=ref)))
 
     def take_answer(self, ref: str, message: msgspec.Struct) -> None:
@@ -1083,14 +1085,16 @@ class Conversation(RuleBasedStateMachine):
         self.world.flow()
 
     @precondition(lambda self: self.calm >= 1)
-    @rule(client=CLIENTS, node=st.sampled_from(NODES))
-    def connect(self, client: int, node: int) -> None:
-        """Now, wherever; while the old connection is alive, if it is."""
+    @rule(client=CLIENTS, node=st.sampled_from(NODES), down=st.integers(0, 6))
+    def connect(self, client: int, node: int, down: int) -> None:
+        """Now, wherever; while the old connection is alive, if it is. After so many messages it may stand still."""
         self.calm -= 1
         who = self.world.clients[client]
         if who.link is not None:
             self.world.cut(who, server_notices=False)
         who.connect(self.world.nodes[node])
+        assert who.link is not None
+        who.link.pass_down = down if down < 5 else float("inf")
         self.world.flow()
 
     @precondition(lambda self: self.calm >= 4)
