@@ -111,8 +111,8 @@ def test_addresses_are_made_anew_each_five_minutes(seq: int) -> None:
     assert b"?t=0" not in second
 
 
-def test_guests_see_neither_ref_nor_costs() -> None:
-    """Everything else is theirs too."""
+def test_guests_see_neither_ref_nor_costs_nor_a_longer_grant() -> None:
+    """Everything else is theirs too; the address of events would be a grant that outlives their own."""
     costly: list[Numbered] = [
         FULL[0],
         msgspec.structs.replace(completed(5), cost_micros=7),
@@ -124,7 +124,7 @@ def test_guests_see_neither_ref_nor_costs() -> None:
         tail = Tail(JOB, Signs())
         own, shown = (told(tail.numbered(event, owner=owner, time_ms=1)) for owner in (True, False))
         secret = own.keys() - shown.keys()
-        assert secret == {"ref", "cost_max_micros", "cost_micros"} & own.keys()
+        assert secret == {"ref", "cost_max_micros", "cost_micros", "events_url"} & own.keys()
         assert shown == {key: value for key, value in own.items() if key not in secret}
 
 
