@@ -45,7 +45,6 @@ class WireProtocol(WebSocketsSansIOProtocol):
     high_water = 65_536
     """Bytes in the write buffer above which passing events are merged."""
     connection: "Connection | None" = None
-    _written = 0
     _unread: memoryview = memoryview(b"")
     """What came and is not parsed yet; nothing is read while there is any."""
 
@@ -125,9 +124,10 @@ class WireProtocol(WebSocketsSansIOProtocol):
             self._written += len(frame)
             self.transport.write(frame)
 
-    def taken(self) -> int:
-        """Bytes of frames that have left our buffer so far: if it grows, somebody reads at the other end."""
-        return self._written - self.transport.get_write_buffer_size()
+    def progress(self) -> tuple[int, int]:
+        """Bytes of frames that have left the write buffer so far, and bytes still in it."""
+        backlog = self.transport.get_write_buffer_size()
+        return self._written - backlog, backlog
 
     def has_room(self) -> bool:
         """Whether the write buffer is at most at its mark. Above it, `resume_writing` will come."""

@@ -67,8 +67,8 @@ class Socket(Protocol):
         """Whether the write buffer is below the high-water mark."""
         ...
 
-    def taken(self) -> int:
-        """Bytes that have left the write buffer so far."""
+    def progress(self) -> tuple[int, int]:
+        """Bytes that have left the write buffer so far, and bytes still in it."""
         ...
 
     def close(self, code: int, reason: str) -> None:
@@ -97,6 +97,7 @@ class Connection:
         self._synced_due = False
         self._old_epoch = False
         self._taken = 0
+        self._backlog = 0
         self._holding = False
         """Nothing of jobs goes out for now: an answer must go first."""
         self._fetching: set[str] = set()
@@ -238,11 +239,14 @@ class Connection:
         self._rearm()
 
     def _note_reading(self) -> None:
-        """Take a buffer that drains for life: a slow reader's pong waits behind all that it has yet to read."""
-        taken = self._socket.taken()
-        if taken > self._taken:
-            self._taken = taken
+        """Take a backlog that moves for life: a slow reader's pong waits behind all that it has yet to read.
+
+        Without a backlog, bytes that leave say nothing: the kernel takes a few also when nobody is there.
+        """
+        taken, backlog = self._socket.progress()
+        if self._backlog and taken > self._taken:
             self.byte_received()
+        self._taken, self._backlog = taken, backlog
 
     # --- effects ---
 

@@ -201,9 +201,9 @@ class Sessions:
         for session in held.keys() - ours:
             connection = self._open.get(session)
             # One that resumed it here while we asked has a later generation, or none yet.
-            if connection is not None and connection.session is not None:
-                if connection.session.generation == held[session][1]:
-                    connection.close("replaced")
+            mine = None if connection is None else connection.session
+            if connection is not None and mine is not None and mine.generation == held[session][1]:
+                connection.close("replaced")
 
     async def sweep(self) -> None:
         """End sessions whose time is over. That of a live connection never is: the clock was set, or we were asleep."""

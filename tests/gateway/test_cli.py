@@ -26,8 +26,11 @@ from websockets.exceptions import ConnectionClosed
 import gateway
 from gateway import cli_generate
 from gateway.cli import main
-from gateway.cli_generate import Bar, Course, JsonLines, Lines, Picture, Target, Trouble, Wish, slug, write_whole
+from gateway.cli_files import Target, slug, write_whole
+from gateway.cli_job import Course, Picture, Wish
 from gateway.cli_keys import DEV_KEY, ensure_dev_key, make_key
+from gateway.cli_show import Bar, JsonLines, Lines, to_json
+from gateway.cli_trouble import Trouble, check_end
 from gateway.config import Config
 from gateway.core.signing import digest
 from gateway.ledger import FolderInUse, open_ledger
@@ -1007,7 +1010,7 @@ def test_end_that_tells_nothing_is_a_failure(event: Unreadable | JobLost) -> Non
     course = course_of()
     course.apply(event)
     with pytest.raises(Trouble, match="could not be read"):
-        cli_generate._check_end(course)
+        check_end(course)
 
 
 @pytest.mark.parametrize(
@@ -1030,7 +1033,7 @@ def test_end_that_tells_nothing_is_a_failure(event: Unreadable | JobLost) -> Non
 )
 def test_events_of_the_client_itself_are_json_too(event: Any, shown: dict[str, Any]) -> None:
     """Those that no server sends are written as the others are."""
-    assert json.loads(cli_generate.to_json(event)) == shown
+    assert json.loads(to_json(event)) == shown
 
 
 def test_lines_repeat_nothing(capsys: pytest.CaptureFixture[str]) -> None:

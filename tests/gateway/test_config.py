@@ -21,7 +21,7 @@ from gateway.config import (
     load,
     load_with_origins,
 )
-from gateway.upstreams import stability_v1
+from gateway.upstreams.stability_v1_models import SIZES
 from protocol import messages
 
 VENDOR = """
@@ -135,7 +135,7 @@ def test_vendor_has_its_documented_defaults(tmp_path: Path) -> None:
 
 def test_configured_engines_are_those_the_adapter_knows() -> None:
     """The list that the settings check against is the adapter's."""
-    assert set(STABILITY_V1_ENGINES) == stability_v1.SIZES.keys()
+    assert set(STABILITY_V1_ENGINES) == SIZES.keys()
 
 
 def test_configured_upstreams_take_the_place_of_the_engine(tmp_path: Path) -> None:

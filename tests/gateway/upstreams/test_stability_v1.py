@@ -21,7 +21,17 @@ from gateway.core.requests import Request
 from gateway.core.secret import Secret
 from gateway.ports import CallOrder, Upstream
 from gateway.upstreams import stability_v1 as adapter_module
-from gateway.upstreams.stability_v1 import Engine, Part, StabilityV1, from_vendor, refusal, to_vendor
+from gateway.upstreams.stability_v1 import Engine, StabilityV1
+from gateway.upstreams.stability_v1_models import model_of
+from gateway.upstreams.stability_v1_wire import (
+    Part,
+    encode_multipart,
+    from_vendor,
+    needs_preparing,
+    prepare,
+    refusal,
+    to_vendor,
+)
 from load.upstreams.faults import Cut, Drip, Finish, Garbage, Refuse, Rule, Stall
 from load.upstreams.pictures import colour_of
 from load.upstreams.stability_v1 import StabilityV1 as StandIn
@@ -79,7 +89,7 @@ def order(task: str = "txt2img", engine: str = V16, **options: Any) -> CallOrder
     }
     call = {name: options.pop(name) for name in ("count", "inputs", "sent", "seed") if name in options}
     request = Request(**{**fields, **options})
-    model = adapter_module.model_of("stability", engine, ENGINES[engine])
+    model = model_of("stability", engine, ENGINES[engine])
     return CallOrder("call-1", model, request, **{"seed": 7, "count": 1, **call})
 
 
@@ -212,7 +222,7 @@ def test_models_tell_what_the_vendor_can_do() -> None:
     assert (large.default_size, large.max_n) == ((1024, 1024), 4)
     assert repr(upstream) == "<StabilityV1 main at http://x>"
     settings = Engine(model="m", price_micros=1, sizes=Sizes(multiple_of=8), default_size=(768, 768))
-    other = adapter_module.model_of("main", "new-engine", settings)
+    other = model_of("main", "new-engine", settings)
     assert (other.sizes.multiple_of, other.default_size) == (8, (768, 768))
 
 
@@ -257,7 +267,7 @@ def test_seed_is_never_random_nor_too_large(seed: int, theirs: int) -> None:
 
 def test_multipart_is_what_a_parser_reads() -> None:
     """Text and files, bytes as they are."""
-    body, content_type = adapter_module.encode_multipart(
+    body, content_type = encode_multipart(
         [Part("text_prompts[0][text]", "ü\r\n--x".encode()), Part("init_image", b"\r\n--\0", "image/png")], "x" * 32
     )
     from load.upstreams.forms import parse_form
@@ -318,15 +328,15 @@ async def test_init_image_of_any_kind_gives_the_asked_size(
 def test_init_image_that_fits_is_sent_as_it_is() -> None:
     """No pixel is decoded, and none changed, without need."""
     asked = order("img2img", inputs={"init": flat("red")})
-    assert not adapter_module.needs_preparing(asked)
-    assert adapter_module.prepare(asked).inputs == asked.inputs
+    assert not needs_preparing(asked)
+    assert prepare(asked).inputs == asked.inputs
 
 
 def test_init_image_keeps_its_alpha() -> None:
     """A converted picture is still transparent where it was."""
     asked = order("img2img", inputs={"init": flat((1, 2, 3, 50), (64, 64), "RGBA")})
-    assert adapter_module.needs_preparing(asked)
-    with Image.open(io.BytesIO(adapter_module.prepare(asked).inputs["init"])) as opened:
+    assert needs_preparing(asked)
+    with Image.open(io.BytesIO(prepare(asked).inputs["init"])) as opened:
         assert (opened.mode, opened.size) == ("RGBA", (320, 320))
 
 
@@ -640,7 +650,7 @@ def test_filtered_picture_may_be_missing(held_back: str | None) -> None:
 async def until(question: Callable[[], bool]) -> None:
     """Wait for something that a real socket brings; there is no other sign of it."""
     async with asyncio.timeout(1):
-        while not question():  # noqa: ASYNC110 - a server's own state, which has no event
+        while not question():  # a server's own state, which has no event
             await asyncio.sleep(0.005)
 
 

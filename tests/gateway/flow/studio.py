@@ -1,0 +1,516 @@
+"""A whole node on a real ledger in virtual time, with upstreams that do what a script says.
+
+`@patiently` runs an async test on a loop whose time jumps to the next timer when nothing is ready, and waits for real
+while a thread or the blob store works. So a test of a long backoff takes no time and has but one order, on real SQLite.
+"""
+
+import asyncio
+import contextlib
+import functools
+import io
+import random
+import selectors
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, ParamSpec, TypeVar
+
+import msgspec
+from PIL import Image
+from sqlalchemy import select
+
+from gateway import blobs
+from gateway.core.models import Model, Sizes
+from gateway.core.records import Claimed, Identity, JobRecord, KeyRecord, Plan
+from gateway.core.reports import ImageMade, Outcome, Picture, PreviewMade, Report, StepDone, UpstreamFault, WorkBegun
+from gateway.core.signing import Signer, SigningKey, digest
+from gateway.edges.links import TenantLinks
+from gateway.flow.access import KEY_PREFIX, Access
+from gateway.flow.admission import Admission
+from gateway.flow.dispatch import Dispatch
+from gateway.flow.feeds import BlobCache, Feeds
+from gateway.flow.gate import Gate
+from gateway.flow.node import Node
+from gateway.flow.pictures import Pictures
+from gateway.flow.sessions import Promises, Sessions
+from gateway.flow.supervise import Supervisor
+from gateway.flow.worker import Line, Worker, Workshop
+from gateway.imaging import PillowTranscoder
+from gateway.ledger import SqlLedger, open_ledger, schema
+from gateway.live.local import LocalTickets
+from gateway.ports import CallOrder
+from protocol.ladder import Rung
+from protocol.messages import END_TYPES, Limits, Numbered, Submit
+from protocol.session import Timing
+from tests.gateway.node import CountingMeter, migrated
+from tests.virtual_time import LoopClock, VirtualTimeLoop, _JumpingSelector
+
+P = ParamSpec("P")
+T = TypeVar("T")
+PUBLIC_URL: Final = "https://gw.example"
+LEASE_MS: Final = 30_000
+PRICE: Final = 1000
+"""Millionths that one image of any scripted model costs."""
+SESSION_TTL_MS: Final = 300_000
+EPOCH: Final = "e0e0e0e0e0e0e0e0"
+SIGNING_KEY: Final = SigningKey("k1", b"s" * 32, 2**52)
+
+
+# --- time ---
+
+
+class _PatientSelector(_JumpingSelector):
+    loop: "PatientLoop"
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        if self.loop.outside and timeout != 0:
+            return selectors.DefaultSelector.select(self, None)  # whoever works outside wakes the loop
+        return super().select(timeout)
+
+
+class PatientLoop(VirtualTimeLoop):
+    """Virtual time that stands still while something works outside the loop."""
+
+    def __init__(self) -> None:
+        self.virtual_now = 0.0
+        self.outside = 0
+        selector = _PatientSelector()
+        selector.loop = self
+        asyncio.SelectorEventLoop.__init__(self, selector)
+
+    def run_in_executor(self, executor: Any, func: Any, *args: Any) -> Any:
+        work = super().run_in_executor(executor, func, *args)
+        self.outside += 1
+        work.add_done_callback(self._came_back)
+        return work
+
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:
+        self.outside += 1  # it waits in a thread of its own
+        await super().shutdown_default_executor()
+
+    def _came_back(self, _: object) -> None:
+        self.outside -= 1
+
+
+def patiently(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
+    """Run an async test in virtual time."""
+
+    @functools.wraps(test)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        with asyncio.Runner(loop_factory=PatientLoop) as runner:
+            runner.run(test(*args, **kwargs))
+
+    return run
+
+
+async def outside(work: Awaitable[T]) -> T:
+    """Await what no thread of the loop's does, while time stands still."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, PatientLoop), "the test is run `patiently`"
+    loop.outside += 1
+    try:
+        return await work
+    finally:
+        loop.outside -= 1
+
+
+async def soon() -> None:
+    """Let everything that is ready run, and what that makes ready."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+async def until(is_so: Callable[[], bool], within_seconds: float = 60.0) -> None:
+    """Let virtual time pass until something is so."""
+    async with asyncio.timeout(within_seconds):
+        while not is_so():
+            await asyncio.sleep(0.01)
+
+
+class _Blobs:
+    """The real store in a folder, whose work is done outside the loop."""
+
+    def __init__(self, folder: Path) -> None:
+        self._store = blobs.local(folder)
+        self.gets: list[str] = []
+        self.puts: list[str] = []
+        self.broken: OSError | None = None
+        """What every `put` raises, as a full disk would."""
+
+    async def put(self, tenant: str, asset: str, content: bytes) -> None:
+        self.puts.append(asset)
+        if self.broken is not None:
+            raise self.broken
+        await outside(self._store.put(tenant, asset, content))
+
+    async def get(self, tenant: str, asset: str) -> bytes | None:
+        self.gets.append(asset)
+        return await outside(self._store.get(tenant, asset))
+
+    async def delete(self, tenant: str, asset: str) -> None:
+        await outside(self._store.delete(tenant, asset))
+
+
+# --- upstreams ---
+
+Act = Callable[[CallOrder], AsyncGenerator[Report, None]]
+
+
+class ScriptedUpstream:
+    """See `gateway.ports.Upstream`. Each call is the next act; after the last one every call paints."""
+
+    def __init__(
+        self, *acts: Act, name: str = "script", billed: bool = False, images_per_call: int = 8, steps: int = 2
+    ) -> None:
+        self.name = name
+        self.acts = list(acts)
+        self.orders: list[CallOrder] = []
+        self.called_at: list[float] = []
+        self.cut = 0
+        """How many calls were closed before their end."""
+        self.models = (
+            Model(
+                id=name,
+                upstream=name,
+                vendor_model=name,
+                tasks=frozenset({"txt2img", "img2img"}),
+                params=frozenset({"prompt", "steps", "seed", "n", "strength"}),
+                sizes=Sizes(smallest=8, multiple_of=8),
+                default_size=(8, 8),
+                default_steps=steps,
+                max_n=8,
+                images_per_call=images_per_call,
+                billed=billed,
+                price_micros=PRICE,
+            ),
+        )
+
+    async def open(self) -> None:
+        """Nothing to open."""
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+    async def run(self, order: CallOrder) -> AsyncGenerator[Report, None]:
+        """Play the next act."""
+        self.orders.append(order)
+        self.called_at.append(asyncio.get_running_loop().time())
+        act = self.acts.pop(0) if self.acts else paints()
+        try:
+            async with contextlib.aclosing(act(order)) as reports:
+                async for report in reports:
+                    yield report
+        except (GeneratorExit, asyncio.CancelledError):
+            self.cut += 1
+            raise
+
+
+def paints(
+    *,
+    seconds: float = 1.0,
+    filtered: tuple[int, ...] = (),
+    missing: int = 0,
+    previews: bool = False,
+    hold: asyncio.Event | None = None,
+    last_words: UpstreamFault | Exception | None = None,
+) -> Act:
+    """An act that paints in steps of `seconds`, waits for `hold` before its first step, and may end badly."""
+
+    async def act(order: CallOrder) -> AsyncGenerator[Report, None]:
+        order.sent()
+        steps = order.request.steps
+        yield WorkBegun(steps)
+        if hold is not None:
+            await hold.wait()
+        for index in range(order.count - missing):
+            for step in range(1, steps + 1):
+                await asyncio.sleep(seconds)
+                yield StepDone("denoising", step, steps, index)
+                if previews:
+                    yield PreviewMade(preview(step), step, steps, index)
+            if last_words is not None:
+                raise last_words
+            if index in filtered:
+                yield ImageMade(Picture(b"", "png", 8, 8), index, order.seed + index, filtered=True)
+            else:
+                yield ImageMade(picture(order.seed + index), index, order.seed + index)
+
+    return act
+
+
+def fails(fault: BaseException, *, seconds: float = 0.0) -> Act:
+    """An act that raises before anything is reported."""
+
+    async def act(order: CallOrder) -> AsyncGenerator[Report, None]:
+        await asyncio.sleep(seconds)
+        if seconds < 0:  # makes a generator of it
+            yield WorkBegun(0)
+        raise fault
+
+    return act
+
+
+def fault(outcome: Outcome, code: str = "upstream_error", **more: Any) -> UpstreamFault:
+    """An upstream's failure."""
+    return UpstreamFault(outcome, code, "as the script says", **more)
+
+
+@functools.cache
+def picture(seed: int, edge: int = 8) -> Picture:
+    """A finished picture; another for each seed."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (edge, edge), (seed % 256, seed // 256 % 256, 7)).save(buffer, "PNG")
+    return Picture(buffer.getvalue(), "png", edge, edge)
+
+
+@functools.cache
+def preview(step: int, edge: int = 128) -> Picture:
+    """A preview, larger than the smallest rung, so that it must be encoded for that."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (edge, edge), (step % 256, 90, 7)).save(buffer, "JPEG")
+    return Picture(buffer.getvalue(), "jpeg", edge, edge)
+
+
+# --- the node ---
+
+
+@dataclass(frozen=True, slots=True)
+class CallRow:
+    """What the ledger has of a call."""
+
+    state: str
+    first: int
+    count: int
+    cost_micros: int
+    error: str | None
+
+
+@dataclass(eq=False)
+class Spectator:
+    """Fills the `Watcher` port: notes each change with what could be told then."""
+
+    wants: Rung | None = None
+    feeds: Feeds | None = None
+    changes: list[str] = field(default_factory=list)
+    frames: list[int] = field(default_factory=list)
+    """The newest preview at each change, once each."""
+    progress: list[dict[str, Any]] = field(default_factory=list)
+    after_end: list[str] = field(default_factory=list)
+    """What was told when the end had been told already."""
+    _has_seen_end: bool = False
+
+    def changed(self, job: str) -> None:
+        self.changes.append(job)
+        feed = None if self.feeds is None else self.feeds.get(job)
+        if feed is None:
+            return
+        if self._has_seen_end:
+            self.after_end.append(job)
+        self._has_seen_end = feed.has_ended
+        if feed.tail.progress is not None:
+            told = msgspec.json.decode(_payload(feed.tail.progress[1]))
+            if told not in self.progress:
+                self.progress.append(told)
+        if self.wants in feed.tail.previews:
+            frame = feed.tail.previews[self.wants].frame
+            if frame not in self.frames:
+                self.frames.append(frame)
+
+    def rung(self, job: str) -> Rung | None:
+        return self.wants
+
+
+@dataclass
+class Studio:
+    """A node with its workers, and what a test needs around it."""
+
+    node: Node
+    ledger: SqlLedger
+    shop: Workshop
+    dispatch: Dispatch
+    promises: Promises
+    meter: CountingMeter
+    store: _Blobs
+    failures: list[tuple[str, BaseException]]
+    expected_failures: int = 0
+
+    @property
+    def feeds(self) -> Feeds:
+        return self.node.feeds
+
+    @property
+    def clock(self) -> LoopClock:
+        assert isinstance(self.node.clock, LoopClock), "it was made so"
+        return self.node.clock
+
+    async def add_key(self, tenant: str = "acme", plan: Plan | None = None) -> str:
+        """Make an API key, and its tenant if it is new."""
+        now = self.clock.time_ms()
+        await self.ledger.accounts.add_tenant(tenant, plan or Plan(), now)
+        key = f"{KEY_PREFIX}{tenant}-{random.getrandbits(64):x}"
+        await self.ledger.accounts.add_key(KeyRecord(f"key-{digest(key)[:12]}", tenant, "test", now), digest(key))
+        return key
+
+    async def identity(self, tenant: str = "acme", subject: str = "") -> Identity:
+        """Return somebody of a tenant, which is made if it is new."""
+        await self.ledger.accounts.add_tenant(tenant, Plan(), self.clock.time_ms())
+        return Identity(tenant, subject, Plan(), f"key-{tenant}")
+
+    async def submit(self, ref: str = "ref-1", *, tenant: str = "acme", session: str | None = None, **how: Any) -> str:
+        """Make a job and return its id; `how` are params, and fields of the submit."""
+        params = {"prompt": "a harbour at dawn", "seed": 7} | {
+            name: how.pop(name) for name in ("n", "seed", "steps", "prompt", "strength") if name in how
+        }
+        submit = Submit(ref=ref, params=msgspec.Raw(msgspec.json.encode(params)), **{"task": "txt2img"} | how)
+        made = await self.node.admission.submit(await self.identity(tenant), submit, {}, session)
+        return made.job.id
+
+    async def claim(self, name: str = "script", node: str = "elsewhere") -> Claimed:
+        """Claim the next job of an upstream, as another node would."""
+        now = self.clock.time_ms()
+        [claimed] = await self.ledger.work.claim([name], node, now, now + LEASE_MS, 1)
+        return claimed
+
+    async def work_on(self, claimed: Claimed | None = None, name: str = "script") -> tuple[Worker, asyncio.Task[None]]:
+        """Work a claimed job, or the next one, without the dispatch: a worker and its task."""
+        claimed = claimed or await self.claim(name)
+        self.feeds.fill(claimed.job, claimed.log)
+        self.feeds.working(claimed.job.id, begins=True)
+        line = self.dispatch.lines[name]
+        worker = Worker(self.shop, line, line.upstream.models[0], claimed)
+        task = self.node.supervisor.start(self.dispatch._run(line, worker), f"job {claimed.job.id}")
+        task.add_done_callback(lambda _: self.feeds.working(claimed.job.id, begins=False))
+        return worker, task
+
+    async def run(self, *, name: str = "script", **how: Any) -> list[Numbered]:
+        """Submit a job, work it to its end, and return its log."""
+        job = await self.submit(**how)
+        _, task = await self.work_on(name=name)
+        with contextlib.suppress(Exception):  # told to `failures` by the supervisor
+            await task
+        return await self.log(job)
+
+    async def log(self, job: str) -> list[Numbered]:
+        """Return a job's log."""
+        found = await self.ledger.jobs.log(job)
+        assert found is not None, "the job was submitted"
+        return found[1]
+
+    async def record(self, job: str) -> JobRecord:
+        """Return a job's row."""
+        found = await self.ledger.jobs.find(job)
+        assert found is not None, "the job was submitted"
+        return found
+
+    async def ended(self, *jobs: str) -> list[Numbered]:
+        """Wait until jobs have ended, and return their ends."""
+        ends = []
+        for job in jobs:
+            async with asyncio.timeout(600):
+                while not isinstance((log := await self.log(job))[-1], END_TYPES):
+                    await asyncio.sleep(0.05)
+            ends.append(log[-1])
+        return ends
+
+    async def calls(self, job: str) -> list[CallRow]:
+        """Return the job's calls, oldest first."""
+        table = schema.calls
+        query = select(table).where(table.c.job == job).order_by(table.c.id)
+        rows = await self.ledger.store.read(lambda connection: connection.execute(query).all())
+        return [CallRow(row.state, row.first_index, row[9], row.cost_micros, row.error) for row in rows]
+
+    async def hold(self, job: str) -> str:
+        """Return what the job's hold has come to."""
+        table = schema.holds
+        query = select(table.c.state).where(table.c.job == job)
+        return str(await self.ledger.store.read(lambda connection: connection.scalar(query)))
+
+
+@contextlib.asynccontextmanager
+async def open_studio(
+    folder: Path,
+    *upstreams: ScriptedUpstream,
+    limits: Limits | None = None,
+    timing: Timing | None = None,
+    max_tries: int = 4,
+    concurrency: int = 4,
+    gates: Mapping[str, Callable[[LoopClock], Gate]] | None = None,
+    poll_seconds: float = 1.0,
+    serving: bool = False,
+    epoch: str = EPOCH,
+) -> AsyncIterator[Studio]:
+    """Make a node on the ledger in `folder`; `serving`: its dispatch claims by itself."""
+    clock, chance, meter = LoopClock(), random.Random(7), CountingMeter()
+    limits = limits or Limits()
+    promises = Promises(15_000, SESSION_TTL_MS, 3_600_000, 86_400_000, "USD")
+    failures: list[tuple[str, BaseException]] = []
+    supervisor = Supervisor(lambda name, error: failures.append((name, error)))
+    path = folder / "ledger.db"
+    if not path.exists():
+        path.write_bytes(migrated())
+    async with open_ledger(folder) as ledger:
+        epoch = await ledger.accounts.found(epoch, SIGNING_KEY)
+        signer = Signer(await ledger.accounts.signing_keys(clock.time_ms()))
+        access = Access(ledger.accounts, LocalTickets(), signer, clock, epoch)
+        store = _Blobs(folder / "blobs")
+        pictures = Pictures(ledger.assets, store, clock, limits, promises.asset_retention_ms)
+        transcoder = PillowTranscoder()
+        feeds = Feeds(ledger.jobs, transcoder, lambda tenant: TenantLinks(PUBLIC_URL, access, tenant))
+        models = {model.id: model for upstream in upstreams for model in upstream.models}
+        lines = [
+            Line(one, "default", (gates or {}).get(one.name, _open_gate)(clock), concurrency) for one in upstreams
+        ]
+        shop = Workshop(ledger, pictures, feeds, clock, chance, meter, lease_ms=LEASE_MS, max_tries=max_tries)
+        dispatch = Dispatch(shop, lines, models, supervisor, node="here", poll_seconds=poll_seconds)
+        admission = Admission(
+            ledger, pictures, feeds, models, clock, chance, limits=limits, ref_retention_ms=86_400_000,
+            max_queue=1000, ring=dispatch.ring, stop_work=dispatch.stop_work,
+        )  # fmt: skip
+        sessions = Sessions(
+            ledger, access, clock, chance, limits, promises, drain_spread_ms=5000, cancel=admission.cancel
+        )
+        node = Node(
+            access=access, admission=admission, feeds=feeds, pictures=pictures, blobs=BlobCache(), sessions=sessions,
+            jobs=ledger.jobs, models=models, clock=clock, meter=meter, supervisor=supervisor, limits=limits,
+            timing=timing or Timing(), asset_retention_ms=promises.asset_retention_ms,
+            event_retention_ms=promises.event_retention_ms,
+        )  # fmt: skip
+        studio = Studio(node, ledger, shop, dispatch, promises, meter, store, failures)
+        supervisor.keep(feeds.encode_forever, "encoder")
+        if serving:
+            dispatch.start()
+        try:
+            yield studio
+        finally:
+            await supervisor.stop()
+            transcoder.close()
+    assert len(failures) == studio.expected_failures, failures
+
+
+def _open_gate(clock: LoopClock) -> Gate:
+    return Gate(clock=clock, failure_threshold=1000)
+
+
+def kinds(log: list[Numbered]) -> str:
+    """Return the types of a log's events, in order."""
+    return " ".join(type(event).__struct_config__.tag for event in log)  # type: ignore[misc]
+
+
+def frames(wire: bytes) -> list[bytes]:
+    """Return the payloads of frames that were written one after the other; pings are empty."""
+    found = []
+    while wire:
+        size, head = wire[1] & 127, 2
+        if size == 126:
+            size, head = int.from_bytes(wire[2:4], "big"), 4
+        elif size == 127:
+            size, head = int.from_bytes(wire[2:10], "big"), 10
+        found.append(wire[head : head + size])
+        wire = wire[head + size :]
+    return found
+
+
+def _payload(frame: bytes) -> bytes:
+    return frames(frame)[0]
+
+
