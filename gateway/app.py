@@ -30,7 +30,7 @@ from gateway.flow.access import Access
 from gateway.flow.admission import Admission
 from gateway.flow.dispatch import Dispatch
 from gateway.flow.feeds import BlobCache, Feeds
-from gateway.flow.gate import Gate
+from gateway.flow.gate import Gate, GateFacts
 from gateway.flow.node import Node
 from gateway.flow.pictures import Pictures
 from gateway.flow.sessions import Promises, Sessions
@@ -177,6 +177,7 @@ async def running(
             ref_retention_ms=settings.protocol.ref_retention_ms,
         ).start(supervisor)
         streams = Streams()
+        _watch(meter, node, dispatch, ledger)
         app = build_app(
             node,
             Stream(node),
@@ -369,6 +370,27 @@ def _timing(settings: config.Protocol) -> Timing:
         silence=settings.silence_ms / 1000,
         slow=settings.slow_consumer_ms / 1000,
     )
+
+
+def _watch(meter: PrometheusMeter, node: Node, dispatch: Dispatch, ledger: SqlLedger) -> None:
+    """Have the gauges read where their numbers are kept."""
+
+    def of_gates(read: Callable[[GateFacts], int | None]) -> Callable[[], dict[tuple[str, ...], float]]:
+        facts = ((name, line.gate.snapshot) for name, line in dispatch.lines.items())
+        gates = dict(facts)
+        return lambda: {(name,): float(read(snapshot()) or 0) for name, snapshot in gates.items()}
+
+    meter.watch("connections", lambda: len(node.sessions))
+    meter.watch("sessions", lambda: node.sessions.held)
+    meter.watch("feeds", lambda: len(node.feeds))
+    meter.watch("jobs_working", lambda: dispatch.working)
+    meter.watch("jobs", lambda: dispatch.live)
+    meter.watch("gate_waiting", of_gates(lambda facts: facts.waiting))
+    meter.watch("gate_running", of_gates(lambda facts: facts.running))
+    meter.watch("gate_free", of_gates(lambda facts: facts.free))
+    meter.watch("previews_encoded", lambda: node.feeds.encoded)
+    meter.watch("previews_dropped", lambda: node.feeds.dropped)
+    meter.watch("ledger_reads", lambda: ledger.store.reads)
 
 
 def _node_name() -> str:

@@ -39,7 +39,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     missed: Counter[tuple[str, str]] = Counter()
     for category, outcome in (("skipped", "skipped"), ("error", "failed")):
         for report in terminalreporter.getreports(category):
-            missed.update((str(value), outcome) for key, value in report.user_properties if key == "missing_engine")
+            missed.update(
+                (str(value), outcome)
+                for key, value in getattr(report, "user_properties", ())
+                if key == "missing_engine"
+            )
     for (name, outcome), count in sorted(missed.items()):
         command = ENGINES[name].install_command()
         terminalreporter.line(f"engine {name} is missing: tests {count} {outcome}; install it with: {command}")

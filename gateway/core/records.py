@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import msgspec
 from msgspec import UnsetType
@@ -15,7 +16,7 @@ from protocol.messages import Canceler, Image, ImageFormat, ImageReady, Notice, 
 class Plan(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a tenant may do; `None` means no limit."""
 
-    weight: float = 1.0
+    weight: Annotated[float, msgspec.Meta(gt=0)] = 1.0
     max_jobs: int | None = None
     """Live jobs of one subject."""
     submits_per_second: float | None = None

@@ -30,7 +30,7 @@ LOW_WATER: Final = 16_384
 SLICE: Final = 4096
 """Bytes that are parsed in one turn of the loop: a segment may hold ten thousand frames, and others wait meanwhile."""
 MOST_UNSENT: Final = 1_048_576
-"""Bytes above the mark at which reading stops: deliveries never get there, but answers to who asks and takes none do."""
+"""Bytes above the mark at which reading stops: deliveries never get there; answers to who takes none would."""
 FIRST_MESSAGE_LIMIT: Final = 32_768
 HEAD_SECONDS: Final = 10.0
 HEAD_LIMIT: Final = 32_768
@@ -45,6 +45,7 @@ class WireProtocol(WebSocketsSansIOProtocol):
     high_water = 65_536
     """Bytes in the write buffer above which passing events are merged."""
     connection: "Connection | None" = None
+    _written = 0
     _unread: memoryview = memoryview(b"")
     """What came and is not parsed yet; nothing is read while there is any."""
 

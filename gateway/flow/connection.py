@@ -267,6 +267,8 @@ class Connection:
         self._close(effect)
 
     def _close(self, effect: Close) -> None:
+        if self.machine.phase is not Phase.CLOSED:
+            self._node.meter.count("closes", code=str(effect.code))
         self.machine.closed()
         self._socket.close(effect.code, effect.name)
 

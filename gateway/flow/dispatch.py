@@ -20,6 +20,7 @@ from protocol.messages import Canceler, Queued
 CLAIMS_AT_ONCE: Final = 32
 PLACES_TOLD: Final = 256
 PLACES_EVERY_SECONDS: Final = 0.5
+COUNT_EVERY_SECONDS: Final = 10.0
 
 
 class Dispatch:
@@ -68,6 +69,7 @@ class Dispatch:
             self._supervisor.keep(lambda name=name: self._serve(name), f"dispatch {name}")  # type: ignore[misc]
         self._supervisor.keep(self._keep_leases, "leases")
         self._supervisor.keep(self._tell_places, "queue places")
+        self._supervisor.keep(self._count_live, "count jobs")
 
     def ring(self, upstream: str) -> None:
         """There may be work for an upstream."""
@@ -178,6 +180,11 @@ class Dispatch:
                 self.stop_work(job, wish)
             elif job not in ours and job in self._workers:
                 self._workers[job][1].cancel()
+
+    async def _count_live(self) -> None:
+        while True:
+            self.live = {(*key,): float(count) for key, count in (await self._jobs.counts()).items()}
+            await asyncio.sleep(COUNT_EVERY_SECONDS)
 
     async def _tell_places(self) -> None:
         """Tell watched jobs their place in the queue, as far as one lane can tell, when it changed."""

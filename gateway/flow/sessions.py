@@ -93,6 +93,11 @@ class Sessions:
     def __len__(self) -> int:
         return len(self._admitted)
 
+    @property
+    def held(self) -> int:
+        """How many sessions are held by a connection of this node."""
+        return len(self._open)
+
     async def identify(self, hello: Hello) -> Identity | None:
         """Return who a `hello` with a token comes from; `None` if its token is missing or refused."""
         if hello.token is UNSET:

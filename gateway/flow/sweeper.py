@@ -44,8 +44,10 @@ class Sweeper:
     async def retain(self) -> None:
         """Cut logs and delete pictures whose time is over."""
         now = self._node.clock.time_ms()
-        await self._node.jobs.trim(now - self._node.event_retention_ms, now - self._ref_retention_ms)
-        await self._node.pictures.sweep()
+        while await self._node.jobs.trim(now - self._node.event_retention_ms, now - self._ref_retention_ms):
+            pass  # a batch at a time: others write between them
+        while await self._node.pictures.sweep():
+            pass
 
 
 def _every(seconds: float, work: Callable[[], Awaitable[object]]) -> Callable[[], Coroutine[Any, Any, None]]:

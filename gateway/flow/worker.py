@@ -267,7 +267,10 @@ class Worker:
         self._attempt += 1
         self._step = 0
         now_ms = self.shop.clock.time_ms()
-        self._started_ms = self._started_ms or now_ms
+        if self._started_ms is None:
+            self._started_ms = now_ms
+            waited = (now_ms - self.job.created_ms) / 1000
+            self.shop.meter.observe("queue_seconds", waited, upstream=self._upstream.name)
         return Started(job=self.job.id, seq=0, time_ms=now_ms, attempt=self._attempt, model=self._model.id, steps=steps)
 
     def _progress(self, report: StepDone, index: int) -> None:
@@ -380,7 +383,9 @@ class Worker:
         self.shop.feeds.appended(self.job.id, numbered)
         for event in numbered:
             if isinstance(event, Completed | Failed | Canceled):
-                self.shop.meter.count("jobs_ended", upstream=self._upstream.name, end=type(event).__name__.lower())
+                end, seconds = type(event).__name__.lower(), (event.time_ms - self.job.created_ms) / 1000
+                self.shop.meter.count("jobs_ended", upstream=self._upstream.name, end=end)
+                self.shop.meter.observe("job_seconds", seconds, upstream=self._upstream.name, end=end)
 
     def _completed(self, images: list[Image], seq: int, cost_micros: int) -> Completed:
         now_ms = self.shop.clock.time_ms()

@@ -387,7 +387,6 @@ class Connection:
         assert row.owner == self.owner, "a session belongs to its subject"
         row.generation += 1
         self.session, self.generation = session, row.generation
-        self.will_be_stale = is_foreign
         for older in self.node.connections:
             if older is not self and older.session == session:
                 older.close("replaced")
@@ -426,7 +425,7 @@ class Connection:
         ]
         if not waiting:
             self.is_synced_due = False
-            kind = "stale" if self.will_be_stale else "fresh"
+            kind = "stale" if self.is_epoch_old else "fresh"
             resume = f"{self.session}.{self.world.ledger.epoch}.{kind}"
             self.tell(Synced(resume=resume, replayed=self.replayed))
 
@@ -700,7 +699,11 @@ class World:
     """Everything, and the time."""
 
     tells_stale_positions = True
-    """Whether a session that began with positions of a lost log remembers that until its next replay."""
+    """Whether the tokens of a session that began with positions of another epoch say so for its whole life.
+
+    Without that a client that is cut between `synced` and the snapshot of a job comes back with a good token and a
+    position of the lost log; once the new log has grown past it, it goes on in the middle of another story.
+    """
 
     def __init__(self, seed: int) -> None:
         chance = random.Random(seed)
@@ -969,12 +972,16 @@ class World:
                 client.perform(client.replica.timeout(self.now))
 
 
+SAFE: Final = ("welcome", "synced", "ok", "error", "goaway", "ping", "snapshot")
+"""What is never lost alone: nothing repairs a lost snapshot, for its successor may happen to fit the old position."""
+
+
 def is_job_event(frame: bytes) -> bool:
     """Whether a frame is of the kind that a client with small buffers loses: an event of a job, a picture."""
     message = payload_of(frame)
     if message[:1] != b"{":
         return message[:1] == b"S"
-    return msgspec.json.decode(message)["type"] not in ("welcome", "synced", "ok", "error", "goaway", "ping")
+    return msgspec.json.decode(message)["type"] not in SAFE
 
 
 class Conversation(RuleBasedStateMachine):

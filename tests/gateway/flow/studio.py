@@ -457,9 +457,7 @@ async def open_studio(
         transcoder = PillowTranscoder()
         feeds = Feeds(ledger.jobs, transcoder, lambda tenant: TenantLinks(PUBLIC_URL, access, tenant))
         models = {model.id: model for upstream in upstreams for model in upstream.models}
-        lines = [
-            Line(one, "default", (gates or {}).get(one.name, _open_gate)(clock), concurrency) for one in upstreams
-        ]
+        lines = [Line(one, "default", (gates or {}).get(one.name, _open_gate)(clock), concurrency) for one in upstreams]
         shop = Workshop(ledger, pictures, feeds, clock, chance, meter, lease_ms=LEASE_MS, max_tries=max_tries)
         dispatch = Dispatch(shop, lines, models, supervisor, node="here", poll_seconds=poll_seconds)
         admission = Admission(
@@ -512,5 +510,3 @@ def frames(wire: bytes) -> list[bytes]:
 
 def _payload(frame: bytes) -> bytes:
     return frames(frame)[0]
-
-
