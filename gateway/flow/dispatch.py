@@ -50,6 +50,8 @@ class Dispatch:
         self._workers: dict[str, tuple[Worker, asyncio.Task[None]]] = {}
         self._busy = dict.fromkeys(self._lines, 0)
         self._draining = False
+        self.live: dict[tuple[str, ...], float] = {}
+        """Live jobs of the whole ledger by (upstream, state), counted now and then."""
         self._leases_end_ms = 0
         """When the first of the leases held here ends."""
 

@@ -78,13 +78,13 @@ class PatientLoop(VirtualTimeLoop):
         selector.loop = self
         asyncio.SelectorEventLoop.__init__(self, selector)
 
-    def run_in_executor(self, executor: Any, func: Any, *args: Any) -> Any:
+    def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> Any:
         work = super().run_in_executor(executor, func, *args)
         self.outside += 1
         work.add_done_callback(self._came_back)
         return work
 
-    async def shutdown_default_executor(self, timeout: float | None = None) -> None:
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - asyncio's own
         self.outside += 1  # it waits in a thread of its own
         await super().shutdown_default_executor()
 
@@ -168,7 +168,7 @@ class ScriptedUpstream:
         self.called_at: list[float] = []
         self.cut = 0
         """How many calls were closed before their end."""
-        self.models = (
+        self.models: tuple[Model, ...] = (
             Model(
                 id=name,
                 upstream=name,
@@ -404,7 +404,7 @@ class Studio:
 
     async def ended(self, *jobs: str) -> list[Numbered]:
         """Wait until jobs have ended, and return their ends."""
-        ends = []
+        ends: list[Numbered] = []
         for job in jobs:
             async with asyncio.timeout(600):
                 while not isinstance((log := await self.log(job))[-1], END_TYPES):

@@ -2,6 +2,7 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec import UNSET
@@ -245,8 +246,8 @@ async def test_billed_call_whose_answer_is_lost_is_never_repeated(tmp_path: Path
     ],
 )
 @patiently
-async def test_answered_failure_is_final(tmp_path: Path, how: dict[str, object], retryable: bool, cost: int) -> None:
-    """The vendor answered: no second call; it costs what the vendor charges, and says whether a submit may be repeated."""
+async def test_answered_failure_is_final(tmp_path: Path, how: dict[str, Any], retryable: bool, cost: int) -> None:
+    """The vendor answered: no second call, the cost that it charges, and whether a submit may be repeated."""
     upstream = ScriptedUpstream(paints(last_words=fault(Outcome.FAILED, **how)), billed=True)
     async with open_studio(tmp_path, upstream) as studio:
         log = await studio.run()
