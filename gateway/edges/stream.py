@@ -56,7 +56,11 @@ class Stream:
         bearer = _bearer(scope["headers"])
         if bearer is not None:
             return await self._node.access.identify(bearer)
-        tickets = parse_qs(scope["query_string"].decode("latin-1"), max_num_fields=16).get("ticket")
+        try:
+            query = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True, max_num_fields=16)
+        except ValueError:
+            raise TicketInvalid from None  # too many fields to look for one
+        tickets = query.get("ticket")
         if tickets is None:
             return None
         identity = self._node.access.take_ticket(tickets[0])

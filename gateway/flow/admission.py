@@ -53,7 +53,7 @@ class Admission:
         self._max_queue = max_queue
         self._ring = ring
         self._stop_work = stop_work
-        self._buckets: dict[str, TokenBucket] = {}
+        self._buckets: dict[tuple[str, float], TokenBucket] = {}
 
     async def submit(
         self, identity: Identity, submit: Submit, uploads: Mapping[str, str], session: str | None
@@ -87,11 +87,12 @@ class Admission:
         rate = identity.plan.submits_per_second
         if rate is None:
             return
-        bucket = self._buckets.get(identity.key)
+        name = (identity.key, rate)  # a changed plan counts at once
+        bucket = self._buckets.get(name)
         if bucket is None:
             if len(self._buckets) >= MAX_BUCKETS:  # the oldest key begins again with its burst, which harms nobody
                 self._buckets.pop(next(iter(self._buckets)))
-            bucket = self._buckets[identity.key] = TokenBucket(rate, max(1, int(2 * rate)))
+            bucket = self._buckets[name] = TokenBucket(rate, max(1, int(2 * rate)))
         wait = bucket.take(self._clock.now())
         if wait > 0:
             message = f"this key may submit {rate:g} jobs a second"
@@ -165,6 +166,6 @@ class Admission:
             created_ms=now,
             ref_expires_ms=now + self._ref_retention_ms,
             weight=identity.plan.weight,
-            max_jobs=identity.plan.max_jobs,
+            max_jobs=min(identity.plan.max_jobs or self._limits.max_jobs, self._limits.max_jobs),
             max_queue=self._max_queue,
         )

@@ -151,6 +151,8 @@ class Connection:
             self.machine.delivery.mark(job)
             if self._socket.has_room() and not self._holding:
                 self._pump()
+            else:
+                self._note_wait(job)
 
     def rung(self, job: str) -> Rung | None:
         """See `gateway.ports.Watcher`."""
@@ -179,6 +181,13 @@ class Connection:
             self._fetch()
         if delivery.dirty:
             delivery.held_up(self._tails, now)
+            self._rearm()
+
+    def _note_wait(self, job: str) -> None:
+        """A number that comes while the socket takes nothing waits from now on, though nothing is pumped."""
+        cursor, tail = self.machine.delivery.cursors.get(job), self._tails.get(job)
+        if cursor is not None and tail is not None and cursor.waiting_since is None and not cursor.is_at(tail.head):
+            cursor.waiting_since = self._node.clock.now()
             self._rearm()
 
     def _finish_replay(self) -> None:

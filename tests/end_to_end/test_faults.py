@@ -1,6 +1,7 @@
 """What networks, clocks and clients do wrong, over real sockets: nothing is lost, nothing happens twice."""
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import time
@@ -154,9 +155,7 @@ async def test_ticket_opens_exactly_one_of_fifty_connections_that_race_for_it(tm
     clock = SetClock()
     async with gateway_here(tmp_path, upstreams=[PaperUpstream()], clock=clock) as running:
         ticket = json.loads((await ask(running.url, "POST", "/v1/tickets", running.key)).body)["ticket"]
-        sockets = await asyncio.gather(
-            *(RawSocket.open(running.url, f"/v1/stream?ticket={ticket}") for _ in range(50))
-        )
+        sockets = await asyncio.gather(*(RawSocket.open(running.url, f"/v1/stream?ticket={ticket}") for _ in range(50)))
         for one in sockets:
             one.send({"type": "hello", "v": 1})
         verdicts = Counter(await asyncio.gather(*(_welcome_or_code(one) for one in sockets)))
@@ -189,12 +188,17 @@ async def test_token_that_expires_on_a_live_connection_is_told_and_closed_with_4
         made = json.loads((await ask(running.url, "POST", "/v1/tokens", running.key, body)).body)
         one = await RawSocket.open(running.url)
         began = time.monotonic()
-        synced = await one.hello(made["token"])
+        one.send({"type": "hello", "v": 1, "token": made["token"]})
         one.send(submit("long"))
-        job = (await one.until("accepted"))["job"]
-        assert (await one.until("goaway"))["reason"] == "auth_expired"
+        told: dict[str, dict[str, Any]] = {}
         async with asyncio.timeout(10):
-            assert await one.closing() == 4005
+            with contextlib.suppress(ConnectionResetError):
+                while True:
+                    message = await one.message()
+                    told[message["type"]] = message
+        assert one.close_code == 4005
+        assert told["goaway"]["reason"] == "auth_expired"
+        synced, job = told["synced"], told["accepted"]["job"]
         assert time.monotonic() - began > 0.9
         one.cut()
         old = await RawSocket.open(running.url)
@@ -241,17 +245,14 @@ async def test_wall_clock_that_jumps_an_hour_ends_and_repeats_nothing(tmp_path: 
     """Work that runs goes on, its session lives and resumes, what waits is begun, and every log is in order."""
     clock, paper = SetClock(), PaperUpstream(billed=True)
     paper.hold = asyncio.Event()
-    async with gateway_here(
-        tmp_path, upstreams=[paper], clock=clock, work__poll_ms=50, upstreams__engine__processes=2
-    ) as running:
+    settings = {"work__poll_ms": 50, "upstreams__engine__kind": "engine", "upstreams__engine__processes": 4}
+    async with gateway_here(tmp_path, upstreams=[paper], clock=clock, **settings) as running:
         one = await RawSocket.open(running.url)
         synced = await one.hello(running.key)
         jobs = []
-        for ref in ("a", "b", "waits"):
+        for ref in ("a", "b"):
             one.send(submit(ref, on_disconnect="cancel"))
-            jobs.append((await one.until("accepted"))["job"])
-        while paper.calls < 2:
-            await one.message()
+            jobs.append((await one.until("started"))["job"])
         clock.ahead_ms += jump_ms
         sessions, dispatch = running.gateway.node.sessions, running.gateway.dispatch
         await sessions.sweep()
@@ -260,7 +261,7 @@ async def test_wall_clock_that_jumps_an_hour_ends_and_repeats_nothing(tmp_path: 
         one.send(submit("after"))
         jobs.append((await one.until("accepted"))["job"])
         await asyncio.sleep(0.3)  # several polls of the queue, in which a lease that seems over would be taken
-        assert paper.calls == 2
+        assert paper.calls == 3
         one.cut()
         two = await RawSocket.open(running.url)
         two.send({"type": "hello", "v": 1, "token": running.key, "resume": synced["resume"]})
@@ -278,7 +279,7 @@ async def test_wall_clock_that_jumps_an_hour_ends_and_repeats_nothing(tmp_path: 
             assert [event["type"] for event in log] == ["accepted", "started", "image", "completed"]
             assert log[1]["attempt"] == 1
             assert all(value >= 0 for value in log[-1]["timings"].values())
-        assert paper.calls == 4
+        assert paper.calls == 3
         two.cut()
 
 
@@ -384,6 +385,7 @@ async def test_half_open_line_is_given_up_by_both_sides_and_resumed(tmp_path: Pa
                 async for _ in job:
                     pass
             assert time.monotonic() - began >= 0.4
+            await one.prefs()  # its answer comes when the resume is over
         record.check(job.id)
         assert record.resumed == [False, True]
         async with asyncio.timeout(10):
@@ -846,7 +848,7 @@ async def test_terminated_gateway_tells_everybody_ends_well_and_finishes_after_i
     gateway = GatewayProcess(tmp_path, free_port(), config)
     record = Record()
     async with gateway, client(gateway.url, gateway.key, record, patience=60) as one:
-        params = {"prompt": "long", "width": 512, "height": 512, "steps": 150}
+        params = {"prompt": "long", "width": 512, "height": 512, "steps": 40}
         running = await one.submit("txt2img", params)
         waiting = await one.submit("txt2img", {**params, "prompt": "waits", "steps": 4, "width": 64, "height": 64})
         async for event in running:

@@ -11,9 +11,10 @@ import io
 import random
 import selectors
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, ParamSpec, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar, TypeVarTuple
 
 import msgspec
 from PIL import Image
@@ -47,6 +48,7 @@ from tests.virtual_time import LoopClock, VirtualTimeLoop, _JumpingSelector
 
 P = ParamSpec("P")
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 PUBLIC_URL: Final = "https://gw.example"
 LEASE_MS: Final = 30_000
 PRICE: Final = 1000
@@ -78,7 +80,7 @@ class PatientLoop(VirtualTimeLoop):
         selector.loop = self
         asyncio.SelectorEventLoop.__init__(self, selector)
 
-    def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> Any:
+    def run_in_executor(self, executor: Executor | None, func: Callable[[*Ts], T], *args: *Ts) -> asyncio.Future[T]:
         work = super().run_in_executor(executor, func, *args)
         self.outside += 1
         work.add_done_callback(self._came_back)

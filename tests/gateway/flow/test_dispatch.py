@@ -161,7 +161,7 @@ async def test_wish_of_this_node_stops_the_work_at_once(tmp_path: Path) -> None:
         await studio.node.admission.cancel(await studio.record(queued), "client")
         assert kinds(await studio.log(queued)) == "accepted canceled"
         for by in ("operator", "client"):
-            await studio.node.admission.cancel(await studio.record(running), by)  # type: ignore[arg-type]
+            await studio.node.admission.cancel(await studio.record(running), by)
         began = studio.clock.now()
         [end] = await studio.ended(running)
         assert isinstance(end, Canceled)
