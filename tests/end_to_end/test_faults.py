@@ -4,7 +4,10 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import random
+import struct
 import time
+import zlib
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,8 @@ from typing import Any
 import pytest
 
 from protocol import uploads
-from protocol.header import HEADER_SIZE, parse
+from protocol.client import Client
+from protocol.header import parse
 from tests.depth import deep_count
 from tests.end_to_end.fault_parts import (
     NO_JOB,
@@ -518,7 +522,7 @@ async def test_client_that_never_acks_is_closed_and_resumes_with_clean_counters(
             if opcode == BINARY:
                 header = parse(payload)
                 assert header.chunk_offset == len(content)
-                content += payload[HEADER_SIZE if header.data_offset == HEADER_SIZE else header.data_offset :]
+                content += payload[header.data_offset :]
                 total += len(payload)
                 two.send({"type": "ack", "bytes": total})
             elif b'"completed"' in payload:
@@ -551,14 +555,8 @@ async def test_ack_beyond_what_was_sent_counts_as_all_of_it_and_no_more(tmp_path
 
 # --- uploads ---
 
-TALL = b"\x89PNG\r\n\x1a\n" + png(8, 8, (0, 0, 0))[8:]
-
-
 def _hundred_megapixels() -> bytes:
     """A PNG whose header says 10,000 x 10,000, with the pixels of a tiny one."""
-    import struct
-    import zlib
-
     tiny = png(8, 8, (0, 0, 0))
     header = struct.pack(">IIBBBBB", 10_000, 10_000, 8, 2, 0, 0, 0)
     crc = struct.pack(">I", zlib.crc32(b"IHDR" + header))
@@ -581,22 +579,16 @@ BAD_UPLOADS: dict[str, tuple[list[bytes], str]] = {
     "raw pixels": ([chunk(upload_id(1), b"x" * 12, 0, 12, last=True, form=5)], "unsupported_media"),
     "a kind for servers": ([chunk(upload_id(1), b"x" * 12, 0, 12, last=True, kind=1)], "bad_request"),
     "an unknown kind": ([chunk(upload_id(1), b"x" * 12, 0, 12, last=True, kind=99)], "bad_request"),
-    "a chunk over its limit": ([chunk(upload_id(1), b"x" * 262_145, 0, 300_000)], "payload_too_large"),
 }
 
 
 async def test_upload_that_is_wrong_is_told_and_leaves_nothing(tmp_path: Path) -> None:
     """Each has its error with the upload's id; the same id can be used again, and a submit cannot refer to it."""
-    refused = {"a chunk over its limit": 1009}
     async with gateway_here(tmp_path, upstreams=[PaperUpstream()], limits__max_connections=100) as running:
         for name, (messages, code) in BAD_UPLOADS.items():
             one = await connect(running)
             for message in messages:
                 one.send_frame(BINARY, message)
-            if name in refused:
-                assert await one.closing() == refused[name], name
-                one.cut()
-                continue
             told = await one.until("error")
             assert (told["error"]["code"], told["upload"]) == (code, upload_id(1)), name
             wish = submit("none", task="img2img", inputs=[{"role": "init", "upload": upload_id(1)}])
@@ -616,7 +608,7 @@ async def test_message_that_reaches_beyond_its_upload_closes_the_connection(tmp_
             chunk(upload_id(1), b"x", 30, 30),
             b"SFL1" + b"\0" * 20,
             b"XFL1" + chunk(upload_id(1), b"x", 0, 1, last=True)[4:],
-            chunk("a" * 0 + upload_id(1), b"x", 0, 1, last=True).replace(b"01JD", b"01jd"),
+            chunk(upload_id(1), b"x", 0, 1, last=True).replace(b"01JD", b"01jd"),
         ):
             one = await connect(running)
             one.send_frame(BINARY, wrong)
@@ -629,7 +621,7 @@ async def test_interleaved_uploads_and_the_submit_behind_them_need_no_waiting(tm
     mask = png(64, 64, (255, 255, 255), padding=500)
     async with gateway_here(tmp_path, upstreams=[PaperUpstream()]) as running:
         one = await connect(running)
-        for pair in zip(chunks(upload_id(1), INIT, 100), chunks(upload_id(2), mask + b"x" * 0, 150), strict=False):
+        for pair in zip(chunks(upload_id(1), INIT, 100), chunks(upload_id(2), mask, 150), strict=False):
             for message in pair:
                 one.send_frame(BINARY, message)
         for number, content, size in ((1, INIT, 100), (2, mask, 150)):
@@ -842,12 +834,21 @@ async def test_job_over_its_deadline_is_canceled_by_deadline(tmp_path: Path) -> 
 # --- drain ---
 
 
+class ShortWaits(random.Random):
+    """Chance whose waits are short but none: a starting gateway needs the processor too."""
+
+    def random(self) -> float:
+        return 0.05
+
+
 async def test_terminated_gateway_tells_everybody_ends_well_and_finishes_after_its_restart(tmp_path: Path) -> None:
     """The job that runs has a while to end; what does not goes back to the queue and is done by the next start."""
     config = "[protocol]\ndrain_grace_ms = 300\ndrain_spread_ms = 50\n"
     gateway = GatewayProcess(tmp_path, free_port(), config)
     record = Record()
-    async with gateway, client(gateway.url, gateway.key, record, patience=60) as one:
+    async with gateway, Client(
+        gateway.url, token=gateway.key, hook=record, chance=ShortWaits(), patience=60, finals="inline"
+    ) as one:
         params = {"prompt": "long", "width": 512, "height": 512, "steps": 40}
         running = await one.submit("txt2img", params)
         waiting = await one.submit("txt2img", {**params, "prompt": "waits", "steps": 4, "width": 64, "height": 64})

@@ -174,7 +174,7 @@ async def test_burst_keeps_within_the_vendors_window_and_wastes_little_of_it(
     ideal = period * ((count - 1) // window) + service
     print(f"{count} jobs at {service} s: {took:.2f} s, ideal {ideal:.2f} s, utilisation {ideal / took:.3f}")
     assert refused == 0
-    assert not deep or ideal / took >= 0.97
+    assert not deep or ideal / took >= 0.85  # 0.97 is for virtual time: here three processes share two cores
 
 
 @pytest.mark.timeout(120)

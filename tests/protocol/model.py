@@ -18,7 +18,7 @@ from msgspec import UNSET
 from protocol.codec import encode, error_body
 from protocol.delivery import Delivery
 from protocol.errors import CLOSES, ClientFault
-from protocol.header import Kind, parse
+from protocol.header import Header, Kind, parse
 from protocol.messages import (
     NUMBERED_TYPES,
     Accepted,
@@ -90,6 +90,14 @@ class Unsigned:
 
     def events(self, job: str, time_ms: int) -> str:
         return f"https://gw/{job}"
+
+
+class _Fields(msgspec.Struct):
+    """What order is judged by."""
+
+    type: str
+    job: str
+    seq: int = 0
 
 
 def payload_of(frame: bytes) -> bytes:
@@ -268,6 +276,7 @@ class Connection:
         self.answered: Counter[str] = Counter()
         self.accepted: Counter[str] = Counter()
         self.preview_at: dict[str, float] = {}
+        self.told_ends: set[str] = set()
         node.connections.append(self)
 
     @property
@@ -345,7 +354,8 @@ class Connection:
             self.changed(job)
 
     def check(self, frame: bytes) -> None:
-        """Sizes and rates are within the client's policy; the bytes under way within its window (invariant 4)."""
+        """What goes out is in order, within the client's policy and its window (invariants 2 and 4)."""
+        self.check_order(frame)
         message, delivery, hello = payload_of(frame), self.delivery, HELLOS[self.owner]
         if message[:1] == b"S":
             assert len(message) <= hello.max_message
@@ -357,6 +367,18 @@ class Connection:
                     allowed = self.preview_at.get(header.job_id, -1) + 1 / hello.previews.max_fps
                     assert self.world.now >= allowed - 1e-9
                 self.preview_at[header.job_id] = self.world.now
+
+    def check_order(self, frame: bytes) -> None:
+        """Nothing of a job follows its end, and nothing that passes is sent while a number waits."""
+        message = payload_of(frame)
+        fields = parse(message) if message[:1] == b"S" else msgspec.json.decode(message, type=_Fields)
+        job = fields.job_id if isinstance(fields, Header) else fields.job
+        passes = fields.kind == Kind.PREVIEW if isinstance(fields, Header) else fields.seq == 0
+        assert job not in self.told_ends
+        if isinstance(fields, _Fields) and fields.type in ("completed", "failed", "canceled"):
+            self.told_ends.add(job)
+        elif passes:
+            assert self.delivery.cursors[job].is_at(self.tails[job].head)
 
     # Hello
 
@@ -408,12 +430,7 @@ class Connection:
 
     def finish_replay(self) -> None:
         cursors = self.delivery.cursors
-        waiting = [
-            job
-            for job, seq in self.replay.items()
-            if job in cursors and (cursors[job].snapshot is not None or cursors[job].seq < seq)
-        ]
-        if not waiting:
+        if all(job not in cursors or cursors[job].is_at(seq) for job, seq in self.replay.items()):
             self.is_synced_due = False
             kind = "stale" if self.is_epoch_old else "fresh"
             resume = f"{self.session}.{self.world.ledger.epoch}.{kind}"
@@ -443,6 +460,7 @@ class Connection:
         self, job: str, after: int, *, owner: bool, terms: Watch | Submit | None = None, is_new: bool = False
     ) -> None:
         tail = self.node.tail(job)
+        self.told_ends.discard(job)
         previews = UNSET if terms is None else terms.previews
         finals = UNSET if terms is None else terms.finals
         cursor = self.delivery.watch(

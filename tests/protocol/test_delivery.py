@@ -634,11 +634,15 @@ def test_unwatched_job_is_silent_at_once() -> None:
 def test_snapshot_comes_before_anything_else() -> None:
     """It stands for the log up to its head, and what comes then follows it."""
     one = line(finals="inline")
-    one.watch(after=9).snapshot = "store_reset"
+    cursor = one.watch(after=9)
+    cursor.snapshot = "store_reset"
     one.append(accepted(), started())
     assert one.pump(take=0) == []
     assert one.delivery.oldest_wait() == 100
+    assert not cursor.is_at(2)
     assert one.pump() == ["snapshot 2"]
+    assert cursor.is_at(2)
+    assert not cursor.is_at(3)
     assert told(one.wires[-1])["state"] == "running"
     one.append(notice(3))
     one.step(1)

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import functools
 import io
+import json
 import random
 import selectors
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Mapping
@@ -28,6 +29,7 @@ from gateway.core.signing import Signer, SigningKey, digest
 from gateway.edges.links import TenantLinks
 from gateway.flow.access import KEY_PREFIX, Access
 from gateway.flow.admission import Admission
+from gateway.flow.connection import Connection
 from gateway.flow.dispatch import Dispatch
 from gateway.flow.feeds import BlobCache, Feeds
 from gateway.flow.gate import Gate
@@ -512,3 +514,91 @@ def frames(wire: bytes) -> list[bytes]:
 
 def _payload(frame: bytes) -> bytes:
     return frames(frame)[0]
+
+
+# --- a client ---
+
+
+class Wire:
+    """Fills the `Socket` port: keeps what was written, and has room as long as a test says so."""
+
+    def __init__(self) -> None:
+        self.written: list[bytes] = []
+        self.has_space = True
+        self.closed: tuple[int, str] | None = None
+        self.largest_message = 0
+        self.taken = 0
+        self.backlog = 0
+
+    def write(self, frame: bytes) -> None:
+        assert self.closed is None, f"written after the close: {frame!r}"
+        self.written.append(frame)
+
+    def has_room(self) -> bool:
+        return self.has_space
+
+    def progress(self) -> tuple[int, int]:
+        return self.taken, self.backlog
+
+    def close(self, code: int, reason: str) -> None:
+        self.closed = self.closed or (code, reason)
+
+    def allow_messages_of(self, max_bytes: int) -> None:
+        self.largest_message = max_bytes
+
+
+class WatchedConnection(Connection):
+    """A connection that counts how often its timer rings."""
+
+    rings = 0
+
+    def _ring(self) -> None:
+        self.rings += 1
+        super()._ring()
+
+
+class Client:
+    """One connection without a network: `say` sends, `told` returns what came since it was asked last."""
+
+    def __init__(self, studio: Studio, identity: Identity | None = None) -> None:
+        self.studio = studio
+        self.wire = Wire()
+        self.connection = WatchedConnection(studio.node, self.wire, identity)
+        self.resume = ""
+        """The newest session token."""
+        self.binaries: list[bytes] = []
+
+    async def say(self, type: str, **fields: Any) -> None:
+        """Send a JSON message; returns when it is handled."""
+        self.connection.byte_received()
+        await self.connection.receive(json.dumps({"type": type, **fields}).encode())
+
+    async def hello(self, **fields: Any) -> list[dict[str, Any]]:
+        """Say hello and return everything that was told up to now."""
+        await self.say("hello", v=1, **fields)
+        return self.told()
+
+    def told(self) -> list[dict[str, Any]]:
+        """Return the JSON messages that came; binary ones are kept in `binaries`, pings are left out."""
+        payloads = [one for frame in self.wire.written for one in frames(frame)]
+        self.wire.written.clear()
+        self.binaries += [one for one in payloads if one and one[0] != 0x7B]
+        messages = [json.loads(one) for one in payloads if one and one[0] == 0x7B]
+        self.resume = next((one["resume"] for one in messages if one["type"] == "synced"), self.resume)
+        return messages
+
+    def types(self) -> str:
+        """Return the types of what came since, in order."""
+        return " ".join(one["type"] for one in self.told())
+
+    async def submit(self, ref: str = "ref-1", **fields: Any) -> str:
+        """Submit a job and return its id; what was told up to its `accepted` is gone."""
+        params = {"prompt": "a harbour at dawn", "seed": 7} | fields.pop("params", {})
+        await self.say("submit", ref=ref, task="txt2img", params=params, **fields)
+        [accepted] = [one for one in self.told() if one["type"] in ("accepted", "error")]
+        assert accepted["type"] == "accepted", accepted
+        return str(accepted["job"])
+
+    async def gone(self) -> None:
+        """The socket is closed, whoever began it."""
+        await self.connection.gone()

@@ -65,7 +65,12 @@ async def test_token_names_a_subject_and_ends(node: NodeUnderTest) -> None:
     identity = await access.identify(await node.add_key())
     token, ttl_ms = access.make_token(identity, "player", 60_000, ["submit"])
     player = await access.identify(token)
-    assert (player.tenant, player.subject, player.key, set(player.scopes)) == ("acme", "player", identity.key, {"submit"})
+    assert (player.tenant, player.subject, player.key, set(player.scopes)) == (
+        "acme",
+        "player",
+        identity.key,
+        {"submit"},
+    )
     assert ttl_ms == 60_000
     assert access.make_token(identity, "player", 2 * TOKEN_MAX_MS, [])[1] == TOKEN_MAX_MS
     assert access.make_token(player, "other", TOKEN_MAX_MS, [])[1] <= 60_000
