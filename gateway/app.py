@@ -6,6 +6,7 @@ behind a socket and keeps the order of an end: drain first, exit last.
 
 import asyncio
 import contextlib
+import math
 import random
 import secrets
 import signal
@@ -369,6 +370,7 @@ def _timing(settings: config.Protocol) -> Timing:
         ping=settings.ping_interval_ms / 1000,
         silence=settings.silence_ms / 1000,
         slow=settings.slow_consumer_ms / 1000,
+        max_age=math.inf if settings.max_connection_age_ms is None else settings.max_connection_age_ms / 1000,
     )
 
 

@@ -16,7 +16,7 @@ not death.
 from dataclasses import dataclass
 from enum import Enum
 from math import inf
-from typing import Final
+from typing import Final, Literal
 
 from msgspec import UNSET
 
@@ -141,7 +141,9 @@ class Timing:
     silence: float = 40.0
     slow: float = 30.0
     over_rate: float = 10.0
-    auth_notice: float = 30.0
+    notice: float = 30.0
+    """How long before its end a connection is told that its credential or its age will end it."""
+    max_age: float = inf
 
 
 FIRST_MESSAGE_LIMIT: Final = 32_768
@@ -164,7 +166,7 @@ class ServerSession:
         self._sent_at = now
         self._pinged_at = now
         self._auth_ends: float = inf
-        self._told_auth = False
+        self._told: set[str] = set()
         self._credit = limits.msgs_per_s * BURST_SECONDS
         self._credit_at = now
         self._over_since: float | None = None
@@ -212,9 +214,10 @@ class ServerSession:
             if now >= overdue:
                 return self._close(name)
         effects: list[Effect] = []
-        if now >= self._auth_ends - self._timing.auth_notice and not self._told_auth:
-            self._told_auth = True
-            effects.append(Send(text_frame(encode(GoAway(reason="auth_expired", retry_after_ms=0)))))
+        for due, reason in self._notices():
+            if now >= due:
+                self._told.add(reason)
+                effects.append(Send(text_frame(encode(GoAway(reason=reason, retry_after_ms=0)))))
         if self.phase is Phase.LIVE and now >= self._sent_at + self._timing.heartbeat:
             effects.append(self._heartbeat(now, time_ms))
         if now >= self._pinged_at + self._timing.ping:
@@ -233,12 +236,12 @@ class ServerSession:
             return inf
         ends = [overdue for overdue, _ in self._ends()]
         live = self._sent_at + self._timing.heartbeat if self.phase is Phase.LIVE else inf
-        auth = inf if self._told_auth else self._auth_ends - self._timing.auth_notice
+        notices = [due for due, _ in self._notices()]
         uploads = self._uploads.deadline()
         return min(
             *ends,
             live,
-            auth,
+            *notices,
             self._pinged_at + self._timing.ping,
             inf if uploads is None else uploads,
             self.delivery.next_allowed(),
@@ -323,7 +326,18 @@ class ServerSession:
             (self._byte_at + self._timing.silence, "heartbeat_timeout"),
             (inf if waits is None else waits + self._timing.slow, "slow_consumer"),
             (self._auth_ends, "auth_expired"),
+            (self._opened_at + self._timing.max_age, "max_age"),
         ]
+
+    def _notices(self) -> list[tuple[float, Literal["auth_expired", "max_age"]]]:
+        """When a live client is told that its connection will end, unless it was."""
+        if self.phase is not Phase.LIVE:
+            return []
+        ends: list[tuple[float, Literal["auth_expired", "max_age"]]] = [
+            (self._auth_ends, "auth_expired"),
+            (self._opened_at + self._timing.max_age, "max_age"),
+        ]
+        return [(end - self._timing.notice, reason) for end, reason in ends if reason not in self._told]
 
     def _heartbeat(self, now: float, time_ms: int) -> Effect:
         self._sent_at = now

@@ -616,3 +616,16 @@ def test_deadline_is_the_first_instant_at_which_something_is_due(
         assert session.deadline() > at
     assert isinstance(effects[-1], Close)
     assert effects[-1].name in CLOSES
+
+
+def test_connection_is_told_before_its_greatest_age_and_then_closed() -> None:
+    """A client that is sent away for its age resumes on a fresh connection."""
+    session = ServerSession(Limits(), Timing(max_age=100.0), START, authenticated=True)
+    session.receive(encode(Hello(v=1)), START)
+    session.opened(Hello(v=1))
+    session.byte_received(START + 69)
+    session.sent(START + 69)
+    goaway = [told(effect) for effect in session.timeout(START + 70, 1) if effect != Send(PING)]
+    assert goaway == [{"type": "goaway", "reason": "max_age", "retry_after_ms": 0}]
+    session.byte_received(START + 99)
+    assert session.timeout(START + 100, 1) == [Close("max_age")]
