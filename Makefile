@@ -19,7 +19,7 @@ test: $(VENV)/.dev ## Run every check, or some: make test STAGES="lint types"
 	@$(BIN)/python -m tests.gate $(STAGES)
 
 test-deep: $(VENV)/.dev ## Run the same tests with full counts and no time limit
-	@SAFELIGHT_DEEP=1 $(BIN)/python -m tests.gate $(or $(STAGES),engines tests timing)
+	@SAFELIGHT_DEEP=1 $(BIN)/python -m tests.gate $(or $(STAGES),engines pure tests debug timing)
 
 setup: $(VENV)/.dev ## Only prepare .venv for development
 

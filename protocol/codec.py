@@ -22,6 +22,8 @@ MAX_SERVER_JSON: Final = 16_384
 _encoder: Final = msgspec.json.Encoder()
 _client_decoder: Final[msgspec.json.Decoder[ClientMessage]] = msgspec.json.Decoder(ClientMessage)
 _server_decoder: Final[msgspec.json.Decoder[ServerMessage]] = msgspec.json.Decoder(ServerMessage)
+_MOST_TOLD: Final = 256
+"""Characters of a client's own text in a refusal: a field's name may be as long as the message."""
 _PATH: Final = re.compile(r" - at `(\$?[^`]*)`$")
 _NAMED: Final = re.compile(r"(?:missing required|contains unknown) field `([^`]+)`")
 
@@ -138,9 +140,10 @@ def _invalid(text: str, kind: Any, prefix: str) -> ClientFault:
     named = _NAMED.search(text)
     if named:
         path = f"{path}.{named.group(1)}".removeprefix(".")
-    details: dict[str, Any] = {"path": ".".join(part for part in (prefix, path) if part) or "body"}
+    told = ".".join(part for part in (prefix, path) if part)[:_MOST_TOLD]
+    details: dict[str, Any] = {"path": told or "body"}
     details |= _allowed(kind, path)
-    return ClientFault("invalid_param", _PATH.sub("", text).replace("`", ""), details=details)
+    return ClientFault("invalid_param", _PATH.sub("", text).replace("`", "")[:_MOST_TOLD], details=details)
 
 
 def _allowed(kind: Any, path: str) -> dict[str, Any]:

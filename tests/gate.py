@@ -21,10 +21,12 @@ BIN = Path(sys.executable).parent
 PYTEST = (sys.executable, "-m", "pytest", *(["--timeout=0"] if DEEP else []))
 ON_ALL_CORES = ("-n", "auto", "--dist", "worksteal")
 # A deep run repeats what the ordinary one has counted.
-COUNTING_LINES = () if DEEP else ("--cov", "--cov-report=")
+COUNTING_LINES = () if DEEP else ("--cov=protocol", "--cov=gateway/core", "--cov-report=")
 NO_TESTS_COLLECTED = 5
 NEITHER_TIME_NOR_ENGINES = " and ".join(f"not {name}" for name in ("timing", *ENGINES))
-WITH_LOOPS = ("tests/gateway", "--ignore=tests/gateway/core")
+# What starts and cancels tasks; a deep run puts everything that has a loop under asyncio's own watch.
+WITH_LOOPS = ("tests/gateway", "--ignore=tests/gateway/core") if DEEP else ("tests/gateway/flow",)
+PURE_TESTS = ("tests/protocol", "tests/gateway/core")
 PURE = "protocol/*,gateway/core/*"
 IMPURE = "protocol/client.py,protocol/clients/*"
 
@@ -54,25 +56,25 @@ STAGES = (
     Stage("types", (BIN / "mypy",), is_static=True),
     Stage("imports", (BIN / "lint-imports", "--no-logo"), is_static=True),
     Stage("engines", (sys.executable, "-m", "tests.engines", "--install")),
-    Stage(
-        "tests",
-        (*PYTEST, *ON_ALL_CORES, "-m", "not timing", *COUNTING_LINES),
-        is_pytest=True,
-    ),
-    # The pure ranks are cheap to cover because they are pure; the adapters' measure is the suite they share.
+    # The pure ranks are cheap to cover because they are pure; the adapters' measure is the suite they share. Counting
+    # lines is a run of its own: it would slow what is timed.
+    Stage("pure", (*PYTEST, *ON_ALL_CORES, *COUNTING_LINES, *PURE_TESTS), is_pytest=True),
     Stage(
         "coverage",
         (BIN / "coverage", "report", f"--include={PURE}", f"--omit={IMPURE}", "--fail-under=100"),
-        after="tests",
+        after="pure",
+    ),
+    Stage(
+        "tests",
+        (*PYTEST, *ON_ALL_CORES, "-m", "not timing", "tests", *(f"--ignore={path}" for path in PURE_TESTS)),
+        is_pytest=True,
     ),
     # asyncio's debug mode slows every step of a loop, so this run neither measures time nor counts lines.
-    # Where no loop is, it has nothing to say.
     Stage(
         "debug",
         (*PYTEST, *ON_ALL_CORES, "-m", NEITHER_TIME_NOR_ENGINES, *WITH_LOOPS),
         is_pytest=True,
         environment=(("PYTHONASYNCIODEBUG", "1"),),
-        may_be_empty=True,
     ),
     Stage("timing", (*PYTEST, "-m", "timing"), is_pytest=True, may_be_empty=True),
 )

@@ -71,6 +71,11 @@ class WireProtocol(WebSocketsSansIOProtocol):
             return
         piece, self._unread = bytes(self._unread[:SLICE]), self._unread[SLICE:]
         super().data_received(piece)
+        if self.conn.handshake_exc is not None and not self.handshake_initiated:
+            # websockets takes shorter lines and fewer of them than the HTTP parser before it; uvicorn says nothing then
+            self.transport.write(b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
+            self.transport.close()
+            return
         if self._unread:
             self.loop.call_soon(self._take_slice)
         if self._may_read():

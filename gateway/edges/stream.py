@@ -34,11 +34,12 @@ class Stream:
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         await receive()  # websocket.connect
         offered: list[str] = scope["subprotocols"]
+        wire: WireProtocol = scope["safelight.wire"]
         if offered and SUBPROTOCOL not in offered:
             await _refuse_upgrade(send)
+            wire.handshake_complete = True  # uvicorn does not note it, and would log that we had not answered
             return
         await send({"type": "websocket.accept", "subprotocol": SUBPROTOCOL if offered else None})
-        wire: WireProtocol = scope["safelight.wire"]
         try:
             identity = await self._identify(scope)
         except ClientFault as fault:

@@ -217,8 +217,8 @@ class Feeds:
 
     async def poll(self) -> None:
         """Read what was appended elsewhere to jobs that are watched here, and forget what nobody came to watch."""
-        for feed in tuple(self._feeds.values()):
-            self._drop_if_done(feed)
+        for held in tuple(self._feeds.values()):
+            self._drop_if_done(held)
         watched = [
             job for job, feed in self._feeds.items() if feed.watchers and not feed.has_ended and not feed.working
         ]

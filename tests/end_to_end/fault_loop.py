@@ -41,7 +41,7 @@ def watching_callbacks(slow_seconds: float = SLOW_SECONDS) -> Iterator[Worst]:
     # What lies in the test run's heap is not the gateway's garbage to walk over.
     gc.collect()
     gc.freeze()
-    asyncio.events.Handle._run = measured  # type: ignore[method-assign]
+    asyncio.events.Handle._run = measured  # type: ignore[assignment, method-assign]
     try:
         yield worst
     finally:

@@ -8,6 +8,7 @@ import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
+from email.message import Message
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -128,6 +129,7 @@ class Answer:
 
     status: int
     headers: dict[str, str]
+    """By name in small letters."""
     body: bytes
 
     @property
@@ -154,10 +156,14 @@ def _ask(
         request.add_header(name.replace("_", "-"), value)
     try:
         with urllib.request.urlopen(request, timeout=30) as answer:
-            return Answer(answer.status, dict(answer.headers), answer.read())
+            return Answer(answer.status, _lower(answer.headers), answer.read())
     except urllib.error.HTTPError as error:
         with error:
-            return Answer(error.code, dict(error.headers), error.read())
+            return Answer(error.code, _lower(error.headers), error.read())
+
+
+def _lower(headers: Message) -> dict[str, str]:
+    return {name.lower(): value for name, value in headers.items()}
 
 
 # --- proxies ---
@@ -180,7 +186,7 @@ class BadProxy:
 async def bad_proxy(target: str, life_seconds: float | None = None) -> AsyncIterator[BadProxy]:
     """Run a proxy on a free port while the context lasts."""
     proxy = BadProxy(target, life_seconds)
-    supervisor = Supervisor(lambda name, error: print(name, error))
+    supervisor = Supervisor(print)
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         supervisor.start(_carry(proxy, reader, writer), "carry")

@@ -34,14 +34,10 @@ class Running:
 
 @contextlib.asynccontextmanager
 async def gateway_here(
-    folder: Path,
-    *,
-    upstreams: Sequence[Upstream] | None = None,
-    port: int = 0,
-    clock: Clock | None = None,
-    **overrides: Any,
+    folder: Path, *, upstreams: Sequence[Upstream] | None = None, port: int = 0, **overrides: Any
 ) -> AsyncIterator[Running]:
-    """Run a gateway in this process; `overrides` are settings such as `protocol__hello_timeout_ms=200`."""
+    """Run a gateway in this process; `overrides` are settings such as `protocol__hello_timeout_ms=200`, and `clock`."""
+    clock: Clock | None = overrides.pop("clock", None)
     settings = settings_for(folder, port=port, **overrides)
     folder.mkdir(parents=True, exist_ok=True)
     async with open_ledger(folder, exclusive=False) as ledger:

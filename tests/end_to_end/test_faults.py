@@ -249,7 +249,11 @@ async def test_wall_clock_that_jumps_an_hour_ends_and_repeats_nothing(tmp_path: 
     """Work that runs goes on, its session lives and resumes, what waits is begun, and every log is in order."""
     clock, paper = SetClock(), PaperUpstream(billed=True)
     paper.hold = asyncio.Event()
-    settings = {"work__poll_ms": 50, "upstreams__engine__kind": "engine", "upstreams__engine__processes": 4}
+    settings: dict[str, Any] = {
+        "work__poll_ms": 50,
+        "upstreams__engine__kind": "engine",
+        "upstreams__engine__processes": 4,
+    }
     async with gateway_here(tmp_path, upstreams=[paper], clock=clock, **settings) as running:
         one = await RawSocket.open(running.url)
         synced = await one.hello(running.key)
@@ -400,17 +404,17 @@ async def test_half_open_line_is_given_up_by_both_sides_and_resumed(tmp_path: Pa
 async def test_silent_half_open_line_is_closed_by_the_server_with_4003(tmp_path: Path) -> None:
     """The server alone: nobody comes back on the line, and its place is free again."""
     settings = {"protocol__silence_ms": 300, "protocol__ping_interval_ms": 100, "limits__max_connections": 1}
-    async with gateway_here(tmp_path, upstreams=[PaperUpstream()], **settings) as running:
-        async with bad_proxy(running.url) as proxy:
-            one = await RawSocket.open(proxy.url)
-            await one.hello(running.key)
-            proxy.is_swallowing = True
-            async with asyncio.timeout(10):
-                while len(running.gateway.node.sessions):
-                    await asyncio.sleep(0.01)  # the end of a connection has no event for others
-            two = await connect(running)
-            two.cut()
-            one.cut()
+    here = gateway_here(tmp_path, upstreams=[PaperUpstream()], **settings)
+    async with here as running, bad_proxy(running.url) as proxy:
+        one = await RawSocket.open(proxy.url)
+        await one.hello(running.key)
+        proxy.is_swallowing = True
+        async with asyncio.timeout(10):
+            while len(running.gateway.node.sessions):
+                await asyncio.sleep(0.01)  # the end of a connection has no event for others
+        two = await connect(running)
+        two.cut()
+        one.cut()
 
 
 async def test_job_longer_than_the_life_of_every_connection_is_handled_once(tmp_path: Path) -> None:
@@ -554,6 +558,7 @@ async def test_ack_beyond_what_was_sent_counts_as_all_of_it_and_no_more(tmp_path
 
 
 # --- uploads ---
+
 
 def _hundred_megapixels() -> bytes:
     """A PNG whose header says 10,000 x 10,000, with the pixels of a tiny one."""
@@ -706,8 +711,8 @@ async def test_grant_gives_its_rights_to_its_job_for_its_time_and_nothing_else(t
         grants = {}
         for rights in ("watch", "cancel"):
             body = json.dumps({"rights": [rights], "ttl_ms": 60_000}).encode()
-            told = await ask(running.url, "POST", f"/v1/jobs/{job}/grants", running.key, body)
-            grants[rights] = json.loads(told.body)["grant"]
+            made = await ask(running.url, "POST", f"/v1/jobs/{job}/grants", running.key, body)
+            grants[rights] = json.loads(made.body)["grant"]
         refused = [
             ({"type": "watch", "job": job}, "job_not_found"),
             ({"type": "watch", "job": hidden, "grant": grants["watch"]}, "forbidden"),
@@ -846,9 +851,10 @@ async def test_terminated_gateway_tells_everybody_ends_well_and_finishes_after_i
     config = "[protocol]\ndrain_grace_ms = 300\ndrain_spread_ms = 50\n"
     gateway = GatewayProcess(tmp_path, free_port(), config)
     record = Record()
-    async with gateway, Client(
-        gateway.url, token=gateway.key, hook=record, chance=ShortWaits(), patience=60, finals="inline"
-    ) as one:
+    async with (
+        gateway,
+        Client(gateway.url, token=gateway.key, hook=record, chance=ShortWaits(), patience=60, finals="inline") as one,
+    ):
         params = {"prompt": "long", "width": 512, "height": 512, "steps": 40}
         running = await one.submit("txt2img", params)
         waiting = await one.submit("txt2img", {**params, "prompt": "waits", "steps": 4, "width": 64, "height": 64})

@@ -131,6 +131,14 @@ async def until(is_so: Callable[[], bool], within_seconds: float = 60.0) -> None
             await asyncio.sleep(0.01)
 
 
+async def leap(seconds: float) -> None:
+    """Let time jump as it does for a machine that slept: what repeats is due once, not once for each time."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, PatientLoop), "the test is run `patiently`"
+    loop.virtual_now += seconds
+    await asyncio.sleep(1)
+
+
 class _Blobs:
     """The real store in a folder, whose work is done outside the loop."""
 

@@ -154,7 +154,7 @@ async def test_poll_reads_only_what_is_watched_and_worked_elsewhere(tmp_path: Pa
         await studio.feeds.poll()
         assert (studio.ledger.store.reads, feed.has_ended) == (reads + 3, True)
         await studio.feeds.poll()
-        assert (studio.ledger.store.reads, watcher.changes) == (reads + 3, [job, job])
+        assert (studio.ledger.store.reads, watcher.changes) == (reads + 3, [job])
 
 
 @patiently
@@ -162,9 +162,7 @@ async def test_events_that_are_known_are_not_told_again(tmp_path: Path) -> None:
     """A worker's claim brings the whole log; watchers hear only what is new."""
     async with open_studio(tmp_path, ScriptedUpstream()) as studio:
         job, _ = await begun(studio)
-        await studio.feeds.poll()
         feed, watcher = await watched(studio, job)
-        watcher.changes.clear()
         found = await studio.ledger.jobs.log(job)
         assert found is not None
         studio.feeds.fill(*found)
@@ -215,7 +213,7 @@ async def test_feed_is_forgotten_in_every_order_of_its_ends(tmp_path: Path, orde
 
 @patiently
 async def test_submitted_job_that_nobody_follows_is_forgotten_when_it_ends(tmp_path: Path) -> None:
-    """Over REST nobody watches: its feed goes with its work, or with its cancellation while it waits."""
+    """Over REST nobody watches: its feed goes with its work, its cancellation, or the next poll."""
     async with open_studio(tmp_path, ScriptedUpstream()) as studio:
         queued = await studio.submit("ref-1")
         assert len(studio.feeds) == 1
@@ -225,6 +223,9 @@ async def test_submitted_job_that_nobody_follows_is_forgotten_when_it_ends(tmp_p
         assert len(studio.feeds) == 0
         await studio.submit("ref-1")  # a duplicate
         assert len(studio.feeds) == 0
+        worked_elsewhere = await studio.submit("ref-3")
+        await studio.feeds.poll()
+        assert studio.feeds.get(worked_elsewhere) is None
 
 
 # --- previews ---
@@ -235,7 +236,6 @@ async def test_preview_is_encoded_once_a_rung_and_told_in_order(tmp_path: Path) 
     """Fifty watchers on two rungs, four previews: eight encodes, and each watcher sees its own rung's rise."""
     async with open_studio(tmp_path, ScriptedUpstream()) as studio:
         job, _ = await begun(studio)
-        await studio.feeds.poll()
         pairs = [await watched(studio, job, (SMALL, TINY)[at % 2]) for at in range(50)]
         await studio.feeds.poll()
         for frame in range(1, 5):
@@ -243,7 +243,7 @@ async def test_preview_is_encoded_once_a_rung_and_told_in_order(tmp_path: Path) 
         await studio.feeds.settle(job)
         assert studio.feeds.encoded == 8
         assert all(watcher.frames == [1, 2, 3, 4] for _, watcher in pairs)
-        # One `started` for each, and one for each preview of its own rung.
+        # One for `started`, and one for each preview of its own rung.
         assert {len(watcher.changes) for _, watcher in pairs} == {5}
 
 
@@ -264,7 +264,7 @@ async def test_nothing_is_encoded_when_nobody_watches(tmp_path: Path) -> None:
     """The newest is kept as it came, and made for whoever comes later."""
     async with open_studio(tmp_path, ScriptedUpstream()) as studio:
         job, _ = await begun(studio)
-        await studio.feeds.poll()
+        studio.feeds.working(job, begins=True)
         for frame in range(1, 5):
             studio.feeds.previewed(job, facts(frame), preview(frame))
         await soon()

@@ -2,6 +2,7 @@
 
 import asyncio
 import struct
+import zlib
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from protocol.errors import ClientFault
 from protocol.ids import asset_id
 from protocol.messages import Limits
+from tests.end_to_end.papers import png
 from tests.gateway.flow.studio import ScriptedUpstream, open_studio, outside, patiently, picture
 
 DAY_SECONDS = 86_400
@@ -16,8 +18,9 @@ DAY_SECONDS = 86_400
 
 def claiming(width: int, height: int) -> bytes:
     """Return a PNG whose header claims a size that its few bytes do not have."""
-    head = b"\x89PNG\r\n\x1a\n"
-    return head + struct.pack(">I4sIIBBBBB", 13, b"IHDR", width, height, 8, 2, 0, 0, 0) + bytes(4)
+    size = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    content = png(8, 8, (1, 2, 3))
+    return content[:12] + size + struct.pack(">I", zlib.crc32(size)) + content[33:]
 
 
 @patiently

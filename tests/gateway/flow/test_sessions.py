@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 from gateway.core.records import SessionRecord
-from gateway.flow.sweeper import Sweeper
 from protocol.messages import Limits
 from tests.gateway.flow.studio import (
     SESSION_TTL_MS,
     Client,
     ScriptedUpstream,
     Studio,
+    leap,
     open_studio,
     paints,
     patiently,
@@ -192,20 +192,24 @@ async def test_resume_here_while_sessions_are_renewed_is_not_taken_for_one_elsew
 async def test_session_lives_while_connected_and_for_its_time_after(tmp_path: Path) -> None:
     """Renewed while it is held, renewed once more when the connection goes; then it ends."""
     async with open_studio(tmp_path, ScriptedUpstream()) as studio:
-        Sweeper(studio.node, session_ttl_ms=SESSION_TTL_MS, ref_retention_ms=86_400_000).start(studio.node.supervisor)
         client = await joined(studio)
         for _ in range(40):
             await asyncio.sleep(TTL_SECONDS / 10)  # virtual
             client.connection.byte_received()
+            await studio.node.sessions.renew()
         assert (await expired(studio), client.wire.closed) == ([], None)
         await client.gone()
         await asyncio.sleep(TTL_SECONDS - 5)  # virtual
+        await studio.node.sessions.sweep()
         again = Client(studio, await studio.identity())
         assert (await again.hello(resume=client.resume))[0]["resumed"] is True
         await again.gone()
         await asyncio.sleep(TTL_SECONDS + 5)  # virtual
+        assert await expired(studio) == [session_of(again).id]
         late = Client(studio, await studio.identity())
         assert (await late.hello(resume=again.resume))[0]["resumed"] is False
+        await studio.node.sessions.sweep()
+        assert await expired(studio) == []
 
 
 @patiently
@@ -234,8 +238,7 @@ async def test_live_connection_keeps_its_session_although_its_time_seems_over(tm
     async with open_studio(tmp_path, ScriptedUpstream()) as studio:
         client = await joined(studio)
         job = await client.submit(on_disconnect="cancel")
-        loop = asyncio.get_running_loop()
-        loop.virtual_now += 3 * TTL_SECONDS  # type: ignore[attr-defined]
+        await leap(3 * TTL_SECONDS)
         assert await expired(studio) == [session_of(client).id]
         await studio.node.sessions.sweep()
         assert (await expired(studio), (await studio.record(job)).state) == ([], "queued")
