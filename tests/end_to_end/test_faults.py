@@ -497,6 +497,30 @@ async def _read_a_byte_a_second(one: RawSocket) -> None:
         await asyncio.sleep(1)  # the slowness itself
 
 
+async def test_client_that_asks_and_takes_no_answer_is_read_no_further(tmp_path: Path) -> None:
+    """What its pings bring about is bounded here, not by its patience; when it reads again, it is answered."""
+    mebibyte = _frames(9, b"x" * 125, 2**20)
+    async with gateway_here(tmp_path, upstreams=[PaperUpstream()]) as running:
+        one = await connect(running)
+        sent = 0
+        with contextlib.suppress(TimeoutError):
+            while sent < 64:
+                one.writer.write(mebibyte)
+                await asyncio.wait_for(one.writer.drain(), 1)
+                sent += 1
+        assert sent < 32
+        one.send({"type": "ping", "t": 7})
+        async with asyncio.timeout(30):
+            assert (await one.until("pong"))["t"] == 7
+        one.cut()
+
+
+def _frames(opcode: int, payload: bytes, size: int) -> bytes:
+    """Return as many small frames as `size` bytes hold."""
+    frame = bytes([0x80 | opcode, 0x80 | len(payload)]) + b"\0\0\0\0" + payload
+    return frame * (size // len(frame))
+
+
 # --- acknowledgements ---
 
 

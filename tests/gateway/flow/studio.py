@@ -128,7 +128,7 @@ async def until(is_so: Callable[[], bool], within_seconds: float = 60.0) -> None
     """Let virtual time pass until something is so."""
     async with asyncio.timeout(within_seconds):
         while not is_so():
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.05)
 
 
 async def leap(seconds: float) -> None:
@@ -420,7 +420,7 @@ class Studio:
         for job in jobs:
             async with asyncio.timeout(600):
                 while not isinstance((log := await self.log(job))[-1], END_TYPES):
-                    await asyncio.sleep(0.05)
+                    await asyncio.sleep(0.25)
             ends.append(log[-1])
         return ends
 

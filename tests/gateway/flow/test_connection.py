@@ -248,10 +248,10 @@ async def test_upload_is_stored_before_the_submit_that_names_it(tmp_path: Path) 
         await client.connection.receive(upload(UPLOAD, b"no picture"))
         [error] = client.told()
         assert (error["type"], error["upload"], error["error"]["code"]) == ("error", UPLOAD, "unsupported_media")
-        for at in range(MAX_UPLOADS_KNOWN + 3):
-            await client.connection.receive(upload(f"{at:026d}", picture(1).content))
-            client.connection.machine.upload_referenced(f"{at:026d}")
-        assert len(client.connection._uploads) == MAX_UPLOADS_KNOWN
+        known = client.connection._uploads
+        known.update({f"{at:026d}": "an asset" for at in range(MAX_UPLOADS_KNOWN - 1)})
+        await client.connection.receive(upload(UPLOAD[:-1] + "X", picture(1).content))
+        assert (len(known), UPLOAD in known, UPLOAD[:-1] + "X" in known) == (MAX_UPLOADS_KNOWN, False, True)
 
 
 @patiently

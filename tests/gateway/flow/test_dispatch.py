@@ -147,7 +147,7 @@ async def test_wish_noted_by_another_node_reaches_the_worker(tmp_path: Path) -> 
         [end] = await studio.ended(job)
         assert isinstance(end, Canceled)
         assert end.by == "deadline"
-        assert studio.clock.now() - began <= LEASE_MS / 3000 + 0.1
+        assert studio.clock.now() - began <= LEASE_MS / 3000 + 0.5
 
 
 @patiently
@@ -165,7 +165,7 @@ async def test_wish_of_this_node_stops_the_work_at_once(tmp_path: Path) -> None:
         began = studio.clock.now()
         [end] = await studio.ended(running)
         assert isinstance(end, Canceled)
-        assert (end.by, studio.clock.now() - began < 0.1) == ("operator", True)
+        assert (end.by, studio.clock.now() - began < 0.5) == ("operator", True)
 
 
 @patiently
