@@ -112,6 +112,7 @@ async def running(
             await _line(upstream, settings.upstreams[upstream.name], ledger, clock, supervisor)
             for upstream in upstreams
         ]
+        final_bytes = BlobCache()
         shop = Workshop(
             ledger=ledger,
             pictures=pictures,
@@ -123,6 +124,7 @@ async def running(
             max_tries=settings.work.max_tries,
             backoff_base_seconds=settings.work.backoff_base_ms / 1000,
             backoff_cap_seconds=settings.work.backoff_cap_ms / 1000,
+            blobs=final_bytes,
         )
         dispatch = Dispatch(
             shop, lines, models, supervisor, node=_node_name(), poll_seconds=settings.work.poll_ms / 1000
@@ -156,7 +158,7 @@ async def running(
             admission=admission,
             feeds=feeds,
             pictures=pictures,
-            blobs=BlobCache(),
+            blobs=final_bytes,
             sessions=sessions,
             jobs=ledger.jobs,
             models=models,

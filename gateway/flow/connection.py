@@ -323,6 +323,9 @@ class Connection:
         if self.identity is None:
             self.close("unauthorized")
             return
+        if sessions.draining:
+            self.go_away("drain", sessions.retry_after_ms(), "going_away")
+            return
         if not sessions.admit(self):
             self.go_away("connection_limit", sessions.retry_after_ms(), "connection_limit")
             return

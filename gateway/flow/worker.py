@@ -11,7 +11,7 @@ import asyncio
 import random
 from collections.abc import Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from msgspec import UNSET
@@ -22,7 +22,7 @@ from gateway.core.eta import ratio_of, remaining_ms
 from gateway.core.models import Model
 from gateway.core.records import Append, CallSettled, Claimed, JobRecord, NewCall, StaleClaim
 from gateway.core.reports import ImageMade, Outcome, PreviewMade, Report, StepDone, UpstreamFault, WorkBegun
-from gateway.flow.feeds import Feeds
+from gateway.flow.feeds import BlobCache, Feeds
 from gateway.flow.gate import Gate, Passage
 from gateway.flow.pictures import Pictures
 from gateway.flow.supervise import uninterrupted
@@ -63,6 +63,8 @@ class Workshop:
     max_tries: int = 8
     backoff_base_seconds: float = 0.5
     backoff_cap_seconds: float = 30.0
+    blobs: BlobCache = field(default_factory=BlobCache)
+    """Where connections of this node find the bytes of finals without a read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,6 +342,7 @@ class Worker:
                 message=f"image {index} was held back by the upstream's content filter",
             )  # fmt: skip
         record = await self.shop.pictures.store_output(self.job.tenant, made.picture)
+        self.shop.blobs.keep(record.id, made.picture.content)
         return ImageReady(
             job=self.job.id, seq=0, time_ms=now_ms, index=index, count=self._request.n, format=record.format,
             w=record.width, h=record.height, bytes=record.bytes, asset=record.id, seed=made.seed,

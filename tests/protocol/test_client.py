@@ -151,7 +151,7 @@ async def submitted(user: Client) -> Job:
 
 async def until_full(job: Job) -> None:
     """Wait until the client has stopped reading because of this job."""
-    while not job.is_full:  # noqa: ASYNC110 - nobody else has to know, so there is no signal for it
+    while not job.is_full:
         await asyncio.sleep(0)
 
 

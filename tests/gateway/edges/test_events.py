@@ -93,7 +93,7 @@ def watchers(site: Site, job: str) -> int:
 async def until(condition: Any) -> None:
     """Let the loop turn until something holds that no event tells."""
     async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - the server alone sees a connection's end, and tells nobody here
+        while not condition():
             await asyncio.sleep(0.001)
 
 

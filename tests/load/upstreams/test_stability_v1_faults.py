@@ -46,7 +46,7 @@ async def raw_until_closed(url: str) -> tuple[bytes, bool]:
 async def until_in_flight(standin: StabilityV1, count: int) -> None:
     """Wait until so many calls are in flight."""
     # The stand-in runs in this loop and only needs turns; it has no event for its callers to wait on.
-    while standin.tally.in_flight != count:  # noqa: ASYNC110
+    while standin.tally.in_flight != count:
         await asyncio.sleep(0.001)
 
 
