@@ -59,6 +59,7 @@ class PaperUpstream:
                 params=frozenset({"prompt", "width", "height", "steps", "seed", "n", "strength"}),
                 sizes=Sizes(smallest=8, multiple_of=8),
                 default_size=(64, 64),
+                steps=(1, 1000),
                 default_steps=4,
                 max_n=8,
                 billed=billed,

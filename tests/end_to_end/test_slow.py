@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.depth import deep_count
-from tests.end_to_end.raw import BINARY, CLOSE, TEXT, RawSocket
+from tests.end_to_end.raw import BINARY, CLOSE, PING, PONG, TEXT, RawSocket
 
 FAST = 10
 RATE = deep_count(8192, 1024)
@@ -77,6 +77,8 @@ async def _read_fast(one: RawSocket, arrivals: Arrivals) -> None:
         opcode, payload = await one.receive()
         if opcode == BINARY:
             arrivals.times.append(time.monotonic())
+        elif opcode == PING:
+            one.send_frame(PONG, payload)
         elif opcode == TEXT and payload.startswith(b"{"):
             message = json.loads(payload)
             if "seq" in message:
@@ -103,6 +105,8 @@ async def _end_of(one: RawSocket) -> str:
         opcode, payload = await one.receive()
         if opcode == CLOSE:
             return f"closed {one.close_code}"
+        if opcode == PING:
+            one.send_frame(PONG, payload)
         if opcode == TEXT and json.loads(payload)["type"] == "completed":
             return "completed"
 
