@@ -341,12 +341,13 @@ class Connection:
     async def _begin_replay(self, have: list[Have], jobs: Mapping[str, bool]) -> None:
         """Watch the session's jobs from what the client has; `synced` follows when all of it went out."""
         positions = {one.job: one.seq for one in have}
-        for job, ended in jobs.items():
+        for job in jobs:
             after = positions.get(job, 0)
             feed = await self._feed_of(job)
             if feed is None:
                 continue
-            if ended and after == feed.tail.head:
+            # Asked of the feed and not of the row: the end may be committed and not yet told here.
+            if feed.has_ended and after == feed.tail.head:
                 await self._handled(job)
             elif not self._is_full(job):  # else the client watches what it still lacks
                 self._replay[job] = feed.tail.head
