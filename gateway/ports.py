@@ -108,8 +108,8 @@ class Jobs(Protocol):
         """Return the normal form that a job runs."""
         ...
 
-    async def of_session(self, session: str) -> list[tuple[str, int, bool]]:
-        """Return (job, seq, ended) of a session's jobs, oldest first."""
+    async def of_session(self, session: str) -> list[str]:
+        """Return a session's jobs, oldest first."""
         ...
 
     async def leave_session(self, job: str, session: str) -> None:

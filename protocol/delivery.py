@@ -38,8 +38,6 @@ class Cursor:
     """Whether finals that begin from now on go out as bytes; one that has begun goes on as it began."""
     previews: Previews | None = None
     rung: Rung | None = None
-    duplicate: bool = False
-    """The next `accepted` answers a repeated submit."""
     snapshot: Reason | None = None
     """A snapshot is due before anything else."""
     offset: int = 0
@@ -77,6 +75,8 @@ class Delivery:
         self.dirty: dict[str, None] = {}
         self.missing: dict[str, str] = {}
         """Job to asset: finals whose bytes the caller must fetch, and then mark the job."""
+        self.stepped_down: set[str] = set()
+        """Jobs whose previews the caller must have made smaller: the newest did not fit a message."""
         self._is_full = False
         """Whether something binary found no room in this pump."""
 
@@ -181,8 +181,8 @@ class Delivery:
             event = tail.event(cursor.seq + 1)
             if event is None or (isinstance(event, ImageReady) and (cursor.inline or cursor.offset)):
                 return
-            frame = tail.numbered(event, owner=cursor.owner, time_ms=time_ms, duplicate=cursor.duplicate)
-            cursor.seq, cursor.duplicate, cursor.waiting_since = event.seq, False, None
+            frame = tail.numbered(event, owner=cursor.owner, time_ms=time_ms)
+            cursor.seq, cursor.waiting_since = event.seq, None
             yield frame
 
     def _finals_of(
@@ -261,6 +261,7 @@ class Delivery:
             if preview is None or preview.size <= self.max_binary:
                 return preview
             cursor.rung = step_down(cursor.rung)  # from now on they are made for this one
+            self.stepped_down.add(cursor.job)
         return None
 
     def _has_room(self, size: int) -> bool:

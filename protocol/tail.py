@@ -177,10 +177,12 @@ class Tail:
         self.previews[rung] = Preview(facts.frame, HEADER_SIZE + len(content), wire)
         return True
 
-    def numbered(self, event: Numbered, *, owner: bool, time_ms: int, duplicate: bool = False) -> bytes:
-        """Return the frame of an event of this tail for an owner or a guest; `duplicate` marks its `accepted`."""
-        if duplicate and isinstance(event, Accepted):
-            return self._render(msgspec.structs.replace(event, duplicate=True), owner=owner, time_ms=time_ms)
+    def told(self, event: Numbered, time_ms: int) -> bytes:
+        """Return the frame of an event for its owner alone, not kept: an `accepted` that answers one submit."""
+        return self._render(event, owner=True, time_ms=time_ms)
+
+    def numbered(self, event: Numbered, *, owner: bool, time_ms: int) -> bytes:
+        """Return the frame of an event of this tail for an owner or a guest."""
         url_step = time_ms // URL_STEP_MS
         held = self._rendered.get((event.seq, owner))
         if held is None or held.url_step != url_step:

@@ -39,6 +39,8 @@ class ResumeToken(Struct, frozen=True):
     session: str
     epoch: str
     expires_ms: int
+    old_positions: bool = False
+    """Whether the session's client may have positions of another epoch, which count for nothing in this one."""
 
 
 class Grant(Struct, frozen=True):
@@ -101,9 +103,9 @@ class Access:
         """Return whom a ticket stands for, once; `None` if it is used, over its time or was never made."""
         return self._tickets.take(digest(ticket), self._clock.time_ms())
 
-    def make_resume(self, session: str, expires_ms: int) -> str:
+    def make_resume(self, session: str, expires_ms: int, *, old_positions: bool = False) -> str:
         """Return the session token of a `synced`."""
-        return self._signer.sign("r1", ResumeToken(session, self.epoch, expires_ms))
+        return self._signer.sign("r1", ResumeToken(session, self.epoch, expires_ms, old_positions))
 
     def read_resume(self, text: str) -> ResumeToken | None:
         """Return what a session token says; `None` if it is not ours or too old, which begins a new session."""

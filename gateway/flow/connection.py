@@ -6,7 +6,7 @@ that call. There is one timer, and no task but the one that reads.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from math import inf
 from typing import Any, ClassVar, Final, Protocol
@@ -20,7 +20,6 @@ from gateway.flow.node import Node
 from gateway.flow.pictures import told
 from gateway.flow.sessions import Reason
 from protocol.codec import encode, error_body
-from protocol.delivery import Cursor
 from protocol.errors import ClientFault
 from protocol.ladder import Rung
 from protocol.messages import (
@@ -95,7 +94,7 @@ class Connection:
         self._replay: dict[str, int] = {}
         self._replayed = 0
         self._synced_due = False
-        self._old_epoch = False
+        self._old_positions = False
         self._taken = 0
         self._backlog = 0
         self._holding = False
@@ -179,9 +178,22 @@ class Connection:
             self._finish_replay()
         if delivery.missing:
             self._fetch()
+        if delivery.stepped_down:
+            self._want_smaller()
         if delivery.dirty:
             delivery.held_up(self._tails, now)
             self._rearm()
+
+    def _want_smaller(self) -> None:
+        """Have the newest preview made for rungs that jobs were just stepped down to."""
+        stepped, self.machine.delivery.stepped_down = self.machine.delivery.stepped_down, set()
+        for job in stepped:
+            self._want(job)
+
+    def _want(self, job: str) -> None:
+        feed, rung = self._node.feeds.get(job), self.rung(job)
+        if feed is not None and rung is not None:
+            self._node.feeds.want(feed, rung)
 
     def _note_wait(self, job: str) -> None:
         """A number that comes while the socket takes nothing waits from now on, though nothing is pumped."""
@@ -197,7 +209,7 @@ class Connection:
             self._synced_due = False
             self._replay.clear()
             assert self.session is not None, "a replay belongs to a session"
-            resume = self._node.sessions.resume_token(self.session)
+            resume = self._node.sessions.resume_token(self.session, old_positions=self._old_positions)
             self._write(text_frame(encode(Synced(resume=resume, replayed=self._replayed))))
 
     def _fetch(self) -> None:
@@ -330,7 +342,7 @@ class Connection:
             self.go_away("connection_limit", sessions.retry_after_ms(), "connection_limit")
             return
         opened = await sessions.open(self, hello)
-        self.session, self._old_epoch = opened.session, opened.old_epoch
+        self.session, self._old_positions = opened.session, opened.old_positions
         if self.machine.phase is Phase.CLOSED:
             return  # another connection resumed the same session meanwhile, or the node began to drain
         self.machine.opened(hello, sessions.auth_ends(self.identity))
@@ -338,7 +350,7 @@ class Connection:
         self._tell(sessions.welcome(opened.session, resumed=opened.resumed))
         await self._begin_replay(hello.have if opened.resumed else [], opened.jobs)
 
-    async def _begin_replay(self, have: list[Have], jobs: Mapping[str, bool]) -> None:
+    async def _begin_replay(self, have: list[Have], jobs: Iterable[str]) -> None:
         """Watch the session's jobs from what the client has; `synced` follows when all of it went out."""
         positions = {one.job: one.seq for one in have}
         for job in jobs:
@@ -347,7 +359,7 @@ class Connection:
             if feed is None:
                 continue
             # Asked of the feed and not of the row: the end may be committed and not yet told here.
-            if feed.has_ended and after == feed.tail.head:
+            if feed.has_ended and after == feed.tail.head and not self._old_positions:
                 await self._handled(job)
             elif not self._is_full(job):  # else the client watches what it still lacks
                 self._replay[job] = feed.tail.head
@@ -364,7 +376,9 @@ class Connection:
 
     # --- messages ---
 
-    def _follow(self, feed: Feed, after: int, *, owner: bool, message: Watch | Submit | None = None) -> Cursor:
+    def _follow(
+        self, feed: Feed, after: int, *, owner: bool, message: Watch | Submit | None = None, is_new: bool = False
+    ) -> None:
         """Put a cursor on a job; where its log cannot be continued from `after`, a snapshot comes first."""
         job = feed.tail.job
         previews = UNSET if message is None else message.previews
@@ -374,7 +388,7 @@ class Connection:
             job, after, owner=owner, previews=None if previews is UNSET else previews,
             finals=None if finals is UNSET else finals,
         )  # fmt: skip
-        if after > feed.tail.head or (self._old_epoch and after > 0 and job not in self._tails):
+        if after > feed.tail.head or (self._old_positions and after > 0 and job not in self._tails and not is_new):
             cursor.snapshot = "store_reset"
         elif feed.tail.trimmed and after < feed.tail.head:
             cursor.snapshot = "trimmed"
@@ -382,7 +396,6 @@ class Connection:
         self._holding = True  # a preview that is at hand would go out within `follow`, before the answer
         self._node.feeds.follow(feed, self)
         self._holding = False
-        return cursor
 
     def _is_full(self, job: str) -> bool:
         return job not in self._tails and len(self._tails) >= self._node.limits.max_watch
@@ -404,10 +417,10 @@ class Connection:
             if one.upload is not UNSET:
                 self.machine.upload_referenced(one.upload)
         feed = await self._node.feeds.open(made.job.id)
-        cursor = self._follow(feed, 0, owner=True, message=message)
-        cursor.duplicate = made.duplicate
-        if feed.tail.trimmed:  # its log is cut, but the request must be answered by `accepted` all the same
-            self._write(text_frame(encode(made.accepted)))
+        # At once, and not as the log's first event: a watch that comes before that went out would put the cursor
+        # behind it, two of one ref would share an answer, and a log that was cut has it no more.
+        self._write(feed.tail.told(made.accepted, self._node.clock.time_ms()))
+        self._follow(feed, made.accepted.seq, owner=True, message=message, is_new=not made.duplicate)
         self._pump()
 
     async def _cancel(self, message: Cancel) -> None:
@@ -438,9 +451,7 @@ class Connection:
         previews = None if message.previews is UNSET else message.previews
         self.machine.delivery.prefer(job, previews, None if message.finals is UNSET else message.finals)
         for one in list(self._tails) if job is None else [job]:
-            feed, rung = self._node.feeds.get(one), self.rung(one)
-            if feed is not None and rung is not None:
-                self._node.feeds.want(feed, rung)
+            self._want(one)
         self._ok(message)
         self._pump()
 

@@ -47,8 +47,10 @@ class Opened:
 
     session: SessionRecord
     resumed: bool
-    old_epoch: bool
-    jobs: dict[str, bool]
+    old_positions: bool
+    """Whether the client may have positions of another epoch; so it stays for the session's life, for a cut may come
+    before the snapshots that set them right."""
+    jobs: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,27 +125,30 @@ class Sessions:
         now = self._clock.time_ms()
         expires = now + 2 * self._promises.session_ttl_ms
         token = None if hello.resume is UNSET else self._access.read_resume(hello.resume)
-        old_epoch = token is not None and token.epoch != self._access.epoch
-        if token is not None and not old_epoch:
+        is_foreign = token is not None and token.epoch != self._access.epoch
+        old_positions = token is not None and (is_foreign or token.old_positions)
+        if token is not None and not is_foreign:
             session = await self._ledger.sessions.resume(token.session, identity.tenant, identity.subject, now, expires)
             if session is not None:
-                return await self._resumed(connection, session, hello)
+                jobs = await self._resumed(connection, session, hello)
+                return Opened(session, resumed=True, old_positions=old_positions, jobs=jobs)
         session = SessionRecord(make_ulid(now, self._chance), identity.tenant, identity.subject, 1)
         await self._ledger.sessions.open(session, now, expires)
         self._open[session.id] = connection
-        return Opened(session, resumed=False, old_epoch=old_epoch, jobs={})
+        return Opened(session, resumed=False, old_positions=old_positions, jobs=())
 
-    async def _resumed(self, connection: Holder, session: SessionRecord, hello: Hello) -> Opened:
+    async def _resumed(self, connection: Holder, session: SessionRecord, hello: Hello) -> tuple[str, ...]:
+        """Take the session over from an older connection; returns its jobs and those that the client has of it."""
         older = self._open.get(session.id)
         self._open[session.id] = connection
         if older is not None and older is not connection:
             older.close("replaced")
-        jobs = {job: ended for job, _, ended in await self._ledger.jobs.of_session(session.id)}
+        jobs = dict.fromkeys(await self._ledger.jobs.of_session(session.id))
         for one in hello.have:
             record = None if one.job in jobs else await self._ledger.jobs.find(one.job)
             if record is not None and self._owned(record, session):
-                jobs[one.job] = record.has_ended
-        return Opened(session, resumed=True, old_epoch=False, jobs=jobs)
+                jobs[one.job] = None
+        return tuple(jobs)
 
     def welcome(self, session: SessionRecord, *, resumed: bool) -> Welcome:
         """Return the answer to a `hello`."""
@@ -155,9 +160,10 @@ class Sessions:
             currency=promises.currency, features=FEATURES, limits=self._limits,
         )  # fmt: skip
 
-    def resume_token(self, session: SessionRecord) -> str:
+    def resume_token(self, session: SessionRecord, *, old_positions: bool) -> str:
         """Return the text that resumes the session."""
-        return self._access.make_resume(session.id, self._clock.time_ms() + RESUME_TOKEN_MS)
+        expires = self._clock.time_ms() + RESUME_TOKEN_MS
+        return self._access.make_resume(session.id, expires, old_positions=old_positions)
 
     def auth_ends(self, identity: Identity) -> float:
         """Return when a credential ends, on the monotonic clock."""

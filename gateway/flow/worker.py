@@ -46,7 +46,9 @@ from protocol.messages import (
 from protocol.tail import PreviewFacts
 
 MAX_ATTEMPTS: Final = 3
-"""How often work that had begun is begun again, where that costs nobody money."""
+"""After so many beginnings a fault of the upstream is final, also where a repeat would cost nobody money."""
+MAX_ATTEMPTS_IN_ALL: Final = 20
+"""After so many, lost claims among them, the job is: one that takes its gateway down each time must end as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +147,10 @@ class Worker:
             raise self._outcome_unknown(plan_or_not.call_id)
         if self._request.task not in self._model.tasks:
             raise UpstreamFault(Outcome.FAILED, "model_not_found", "the model is no longer offered")
+        if self._attempt >= MAX_ATTEMPTS_IN_ALL:
+            raise UpstreamFault(
+                Outcome.FAILED, "worker_lost", f"the work was begun {self._attempt} times and never ended"
+            )
         inputs = await self._inputs()
         for first, count in plan_or_not.batches:
             await self._batch(first, count, inputs)
@@ -474,7 +480,8 @@ class Worker:
         """Let the job go back to the queue. An open call is lost; if it was billed, the next claim gives the job up."""
         call = self._open_call
         if call is not None:
-            settled = CallSettled(call.id, CallEvent.LOSE, self.shop.clock.time_ms(), 0, "released")
+            cost = call.price_micros if call.billed else 0
+            settled = CallSettled(call.id, CallEvent.LOSE, self.shop.clock.time_ms(), cost, "released")
             await self.shop.ledger.work.settle_call(self.job.id, self.job.claim, settled)
             self._open_call = None
         await self.shop.ledger.work.release(self.job.id, self.job.claim, ready_ms=0)

@@ -8,7 +8,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, bindparam, case, delete, func, insert, select, update
 
 from gateway.core.fairness import enter
-from gateway.core.jobs import ENDED, LIVE, State
+from gateway.core.jobs import LIVE, State
 from gateway.core.records import JobRecord, NewJob, Submitted
 from gateway.core.requests import Request
 from gateway.ledger.rows import (
@@ -70,7 +70,7 @@ class Jobs:
     async def request(self, job: str) -> Request | None:
         return await self._store.read(partial(request_of, job=job))
 
-    async def of_session(self, session: str) -> list[tuple[str, int, bool]]:
+    async def of_session(self, session: str) -> list[str]:
         return await self._store.read(partial(_of_session, session=session))
 
     async def leave_session(self, job: str, session: str) -> None:
@@ -267,9 +267,8 @@ def _overdue(connection: Connection, now_ms: int, limit: int) -> list[str]:
 # --- lists and sessions -------------------------------------------------------------------------------------------
 
 
-def _of_session(connection: Connection, session: str) -> list[tuple[str, int, bool]]:
-    query = select(jobs.c.id, jobs.c.seq, jobs.c.state).where(jobs.c.session == session).order_by(jobs.c.id)
-    return [(row.id, row.seq, State(row.state) in ENDED) for row in connection.execute(query)]
+def _of_session(connection: Connection, session: str) -> list[str]:
+    return list(connection.scalars(select(jobs.c.id).where(jobs.c.session == session).order_by(jobs.c.id)))
 
 
 def _leave_session(connection: Connection, job: str, session: str) -> None:

@@ -89,6 +89,9 @@ def _end(connection: Connection, session: str) -> list[str]:
         jobs.c.session == session, jobs.c.on_disconnect == "cancel", jobs.c.state.in_(LIVE)
     )
     found = list(connection.scalars(doomed))
+    # With the session goes the only trace of what it wished, so the wish is written here: whoever claims them next,
+    # though this process die now, ends them.
+    connection.execute(update(jobs).where(jobs.c.id.in_(found)).values(cancel_by="session"))
     connection.execute(update(jobs).where(jobs.c.session == session).values(session=None))
     connection.execute(delete(sessions).where(sessions.c.id == session))
     return found

@@ -100,15 +100,19 @@ _LOGS_OF = (
     .order_by(events.c.job, events.c.seq)
 )
 _CALLS_OF = (
-    select(calls.c.run, calls.c.id, calls.c.state, calls.c.billed, calls.c.first_index, calls.c.count.label("images"))
+    select(
+        calls.c.run, calls.c.id, calls.c.state, calls.c.billed, calls.c.first_index, calls.c.count.label("images"),
+        calls.c.price_micros,
+    )
     .where(calls.c.run.in_(bindparam("runs", expanding=True)))
     .order_by(calls.c.id)
-)
+)  # fmt: skip
 _TAKE = (
     update(jobs)
     .where(jobs.c.id == bindparam("of_job"))
     .values(
-        claim=jobs.c.claim + 1, state=bindparam("state"), claimed_by=bindparam("node"), lease_ms=bindparam("lease_ms")
+        claim=jobs.c.claim + 1, state=bindparam("state"), claimed_by=bindparam("node"), lease_ms=bindparam("lease_ms"),
+        cost_micros=bindparam("cost"),
     )
 )  # fmt: skip
 _CHARGE = update(lanes).where(lanes.c.tenant == bindparam("of_tenant"))
@@ -123,12 +127,24 @@ def _claim_many(
         return []
     rows = {row.id: row for row in connection.execute(_JOBS_AND_REQUESTS, {"jobs": wanted})}
     found = [as_record(rows[job]) for job in wanted]
-    taken = [replace(job, state=advance(job.state, Event.CLAIM), claim=job.claim + 1) for job in found]
+    made, lost = _calls_of(connection, [job.run for job in found])
+    taken = [
+        replace(
+            job,
+            state=advance(job.state, Event.CLAIM),
+            claim=job.claim + 1,
+            cost_micros=job.cost_micros + lost.get(job.run, 0),
+        )
+        for job in found
+    ]
     connection.execute(
-        _TAKE, [{"of_job": job.id, "state": job.state, "node": node, "lease_ms": lease_ms} for job in taken]
+        _TAKE,
+        [
+            {"of_job": job.id, "state": job.state, "node": node, "lease_ms": lease_ms, "cost": job.cost_micros}
+            for job in taken
+        ],
     )
     logs = _logs_of(connection, wanted)
-    made = _calls_of(connection, [job.run for job in taken])
     return [Claimed(job, decode_request(rows[job.id].request), logs[job.id], made[job.run]) for job in taken]
 
 
@@ -163,19 +179,26 @@ def _logs_of(connection: Connection, wanted: Sequence[str]) -> dict[str, list[Nu
     return logs
 
 
-def _calls_of(connection: Connection, wanted: Sequence[str]) -> dict[str, list[Call]]:
-    """The calls of these runs. What became of one in `sending` a new claim cannot know: it is `unknown` from now on."""
+def _calls_of(connection: Connection, wanted: Sequence[str]) -> tuple[dict[str, list[Call]], dict[str, int]]:
+    """The calls of these runs, and what the lost ones cost.
+
+    What became of one in `sending` a new claim cannot know: it is `unknown` from now on, and taken for billed if it was
+    to be.
+    """
     made: dict[str, list[Call]] = {run: [] for run in wanted}
+    costs: dict[str, int] = {}
     lost = []
     for row in connection.execute(_CALLS_OF, {"runs": wanted}):
         state = CallState(row.state)
         if state is CallState.SENDING:
             state = advance_call(state, CallEvent.LOSE)
-            lost.append({"of_call": row.id, "state": state})
+            cost = row.price_micros if row.billed else 0
+            costs[row.run] = costs.get(row.run, 0) + cost
+            lost.append({"of_call": row.id, "state": state, "cost_micros": cost})
         made[row.run].append(Call(row.id, state, row.billed, row.first_index, row.images))
     if lost:
         connection.execute(_LOSE_CALL, lost)
-    return made
+    return made, costs
 
 
 # --- a claimed job's steps ----------------------------------------------------------------------------------------
@@ -252,6 +275,9 @@ _INSERT_CALL = insert(calls)
 _THIS_CALL = (calls.c.id == bindparam("of_call"), calls.c.job == bindparam("of_job"))
 _STATE_OF_CALL = select(calls.c.state).where(*_THIS_CALL)
 _CHANGE_CALL = update(calls).where(*_THIS_CALL)
+_ADD_COST = (
+    update(jobs).where(jobs.c.id == bindparam("of_job")).values(cost_micros=jobs.c.cost_micros + bindparam("cost"))
+)
 
 
 def _begin_call(connection: Connection, new: NewCall, claim: int) -> None:
@@ -267,6 +293,8 @@ def _begin_call(connection: Connection, new: NewCall, claim: int) -> None:
 def _settle_call_of(connection: Connection, job: str, claim: int, settled: CallSettled) -> None:
     _check_claim(connection, job, claim)
     _settle_call(connection, job, settled)
+    if settled.cost_micros:
+        connection.execute(_ADD_COST, {"of_job": job, "cost": settled.cost_micros})
 
 
 def _check_claim(connection: Connection, job: str, claim: int) -> None:

@@ -660,17 +660,6 @@ def test_snapshot_of_a_trimmed_log_is_its_end() -> None:
     assert not one.delivery.dirty
 
 
-def test_repeated_submit_is_told_that_it_is_one() -> None:
-    """Once, in the `accepted` that answers it."""
-    one = running()
-    one.watch(after=0).duplicate = True
-    assert one.pump() == ["accepted 1", "started 2"]
-    assert told(one.wires[-2])["duplicate"] is True
-    one.watch(after=0)
-    one.pump()
-    assert told(one.wires[-2])["duplicate"] is False
-
-
 def test_guest_sees_neither_ref_nor_costs() -> None:
     """Through the same delivery as an owner."""
     one = line()

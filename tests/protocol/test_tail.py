@@ -128,12 +128,13 @@ def test_guests_see_neither_ref_nor_costs_nor_a_longer_grant() -> None:
         assert shown == {key: value for key, value in own.items() if key not in secret}
 
 
-def test_duplicate_is_marked_for_the_one_who_asked_again() -> None:
-    """Others who watch get the event as it is; only `accepted` can be a duplicate."""
+def test_answer_to_a_repeated_submit_is_for_the_one_who_asked_again() -> None:
+    """With the address of its stream like any `accepted`; others who watch get the event as it is."""
     tail = tail_of(*FULL)
-    assert told(tail.numbered(FULL[0], owner=True, time_ms=1, duplicate=True))["duplicate"] is True
-    assert told(tail.numbered(FULL[0], owner=True, time_ms=1))["duplicate"] is False
-    assert "duplicate" not in told(tail.numbered(FULL[1], owner=True, time_ms=1, duplicate=True))
+    again = told(tail.told(msgspec.structs.replace(FULL[0], duplicate=True), 1))
+    first = told(tail.numbered(FULL[0], owner=True, time_ms=1))
+    assert (again["duplicate"], first["duplicate"]) == (True, False)
+    assert again["events_url"] == first["events_url"]
 
 
 # What passes

@@ -89,8 +89,6 @@ async def test_job_is_told_from_accepted_to_its_end(tmp_path: Path) -> None:
         job = await client.submit()
         await studio.ended(job)
         assert client.types() == "started progress progress image completed"
-        await client.submit()
-        assert client.connection.machine.delivery.cursors[job].duplicate is False
         await client.gone()
         assert len(studio.feeds) == 0
 
@@ -172,6 +170,66 @@ async def test_position_of_a_lost_ledger_is_answered_by_a_snapshot(tmp_path: Pat
         await again.say("watch", job=job, after=3, ref="w")
         ok, snapshot = again.told()
         assert (ok["ref"], snapshot["reason"], snapshot["seq"]) == ("w", "store_reset", 4)
+
+
+@patiently
+async def test_positions_of_a_lost_ledger_count_for_nothing_as_long_as_the_session_lives(tmp_path: Path) -> None:
+    """A cut may come between `synced` and the snapshot, so also the resumed connection sends one, and ended or not."""
+    (tmp_path / "old").mkdir()
+    (tmp_path / "new").mkdir()
+    async with open_studio(tmp_path / "old", ScriptedUpstream(), epoch="0" * 16) as studio:
+        client = await joined(studio)
+    async with open_studio(tmp_path / "new", ScriptedUpstream(), serving=True) as studio:
+        job = await studio.submit()
+        await studio.ended(job)
+        resume = client.resume
+        for seq in (2, 4):
+            again = Client(studio, await studio.identity())
+            await again.hello(resume=resume, have=[{"job": job, "seq": seq}])
+            resume = again.resume
+            await again.gone()
+        last = Client(studio, await studio.identity())
+        told = await last.hello(resume=resume, have=[{"job": job, "seq": 4}])
+        assert [one["type"] for one in told] == ["welcome", "snapshot", "synced"]
+        assert (told[0]["resumed"], told[1]["reason"]) == (True, "store_reset")
+
+
+@patiently
+async def test_submit_repeated_with_positions_of_a_lost_ledger_is_answered_by_a_snapshot(tmp_path: Path) -> None:
+    """But a job that is new has no older positions."""
+    (tmp_path / "old").mkdir()
+    (tmp_path / "new").mkdir()
+    async with open_studio(tmp_path / "old", ScriptedUpstream(), epoch="0" * 16) as studio:
+        client = await joined(studio)
+    async with open_studio(tmp_path / "new", ScriptedUpstream(), serving=True) as studio:
+        first = await joined(studio)
+        await studio.ended(await first.submit())
+        again = Client(studio, await studio.identity())
+        await again.hello(resume=client.resume)
+        asked = {"task": "txt2img", "params": {"prompt": "a harbour at dawn", "seed": 7}}
+        await again.say("submit", ref="ref-1", **asked)
+        accepted, snapshot = again.told()
+        assert (accepted["duplicate"], snapshot["type"], snapshot["reason"]) == (True, "snapshot", "store_reset")
+        await again.say("submit", ref="ref-2", **asked)
+        new, *more = again.told()
+        assert (new["duplicate"], [one for one in more if one["type"] == "snapshot"]) == (False, [])
+
+
+@patiently
+async def test_resume_follows_a_job_whose_end_is_committed_and_not_yet_told(tmp_path: Path) -> None:
+    """The row says ended, the client has all that was told so far: the end is still to come, and it does."""
+    async with open_studio(tmp_path, ScriptedUpstream()) as studio:
+        client = await joined(studio)
+        job = await client.submit()
+        other = await joined(studio, resume=client.resume, have=[{"job": job, "seq": 1}])
+        feed = studio.feeds.get(job)
+        assert feed is not None
+        ended = await studio.ledger.jobs.cancel(job, "client", studio.clock.time_ms())  # committed, and nobody was told
+        assert not feed.has_ended
+        again = await joined(studio, resume=client.resume, have=[{"job": job, "seq": 1}])
+        studio.feeds.appended(job, ended)
+        assert again.types() == "canceled"
+        assert other.wire.closed is not None
 
 
 @patiently
@@ -407,6 +465,20 @@ async def test_rate_cap_lets_the_newest_preview_out_when_its_time_has_come(tmp_p
         shown = [parse(one).frame for one in client.binaries]
         assert (9 <= len(shown) <= 12, shown[-1], shown) == (True, 100, sorted(shown))
         assert client.connection.rings <= 15
+
+
+@patiently
+async def test_preview_that_fits_no_message_is_made_smaller_at_once(tmp_path: Path) -> None:
+    """The frame that showed it does not wait for the next: after the last step there is none."""
+    async with open_studio(tmp_path, ScriptedUpstream(paints(hold=asyncio.Event())), serving=True) as studio:
+        client = await joined(studio, max_message=20_000)
+        job = await client.submit(previews={"max_edge": 128, "format": "raw"})
+        await soon()
+        studio.feeds.previewed(job, preview_facts(1), preview(1))
+        await until(lambda: studio.feeds.encoded == 2)
+        await soon()
+        client.told()
+        assert [(parse(one).frame, parse(one).width) for one in client.binaries] == [(1, 64)]
 
 
 @pytest.mark.parametrize("seed", range(3))

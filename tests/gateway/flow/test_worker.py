@@ -10,6 +10,7 @@ from sqlalchemy import Connection, select, update
 
 from gateway.core.reports import Outcome
 from gateway.flow.gate import Gate
+from gateway.flow.worker import MAX_ATTEMPTS_IN_ALL
 from gateway.ledger import schema
 from protocol.ladder import Rung
 from protocol.messages import Canceled, Completed, Failed, ImageReady, Input, Notice, Numbered, Started
@@ -63,6 +64,12 @@ def canceled(log: list[Numbered]) -> Canceled:
 async def states(studio: Studio, job: str) -> list[str]:
     """Return what became of the job's calls, oldest first."""
     return [call.state for call in await studio.calls(job)]
+
+
+async def begun(upstream: ScriptedUpstream, attempt: int) -> None:
+    """Wait until the upstream has its order of that number, and its `started` is written."""
+    await until(lambda: len(upstream.orders) == attempt)
+    await soon()
 
 
 # --- it goes well ---
@@ -529,7 +536,24 @@ async def test_released_job_with_a_billed_call_out_is_given_up(tmp_path: Path) -
         assert end.error.code == "outcome_unknown"
         assert end.error.details is not UNSET
         assert len(end.error.details["call"]) == 26
-        assert (len(upstream.orders), await studio.hold(job)) == (1, "spent_unknown")
+        assert (len(upstream.orders), await studio.hold(job), end.cost_micros) == (1, "spent_unknown", PRICE)
+
+
+@patiently
+async def test_job_that_takes_its_gateway_down_each_time_ends(tmp_path: Path) -> None:
+    """Killed after `started` again and again, it is given up before it is begun once more."""
+    upstream = ScriptedUpstream(*[paints(hold=asyncio.Event()) for _ in range(MAX_ATTEMPTS_IN_ALL)])
+    async with open_studio(tmp_path, upstream) as studio:
+        job = await studio.submit()
+        for attempt in range(1, MAX_ATTEMPTS_IN_ALL + 1):
+            worker, task = await studio.work_on()
+            await begun(upstream, attempt)
+            worker.stop(task)
+            await asyncio.wait([task])
+        _, task = await studio.work_on()
+        await task
+        assert failed(await studio.log(job)).error.code == "worker_lost"
+        assert len(upstream.orders) == MAX_ATTEMPTS_IN_ALL
 
 
 @pytest.mark.parametrize("wished", [False, True])
@@ -547,8 +571,13 @@ async def test_claim_after_a_kill_never_repeats_a_billed_call(tmp_path: Path, wi
         _, task = await studio.work_on()
         await task
         log = await studio.log(job)
-        assert kinds(log[-1:]) == ("canceled" if wished else "failed")
-        assert (len(upstream.orders), await studio.hold(job)) == (1, "spent_unknown")
+        end = log[-1]
+        assert isinstance(end, Canceled if wished else Failed)
+        assert (len(upstream.orders), await studio.hold(job), end.cost_micros) == (1, "spent_unknown", PRICE)
+        record = await studio.ledger.jobs.find(job)
+        assert (record is not None, await studio.calls(job)) == (True, [CallRow("unknown", 0, 1, PRICE, None)])
+        assert record is not None
+        assert record.cost_micros == PRICE
         lost.cancel()
         await asyncio.wait([lost])
 

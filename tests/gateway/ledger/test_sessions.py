@@ -61,22 +61,25 @@ async def test_end_returns_the_live_jobs_to_be_canceled_with_it(ledger: Ledger) 
     await ledger.jobs.submit(new_job(4, on_disconnect="cancel"))
     await end(ledger, await claim_one(ledger))
     assert await ledger.sessions.end(FIRST.id) == [job_id(2)]
+    doomed = await ledger.jobs.find(job_id(2))  # also if the one who ended it dies before it acts
+    assert doomed is not None
+    assert doomed.cancel_by == "session"
     assert await ledger.jobs.of_session(FIRST.id) == []
     assert await ledger.sessions.end(FIRST.id) == []
     assert await ledger.sessions.resume(FIRST.id, "t", "s", 0, 9000) is None
 
 
 async def test_jobs_of_a_session_are_told_oldest_first(ledger: Ledger) -> None:
-    """With the head of each log and whether it has ended, until the client has handled the end."""
+    """Ended or not, until the client has handled the end."""
     await opened(ledger)
     for number in (2, 1):
         await ledger.jobs.submit(new_job(number, session=FIRST.id))
     await end(ledger, await claim_one(ledger))
-    assert await ledger.jobs.of_session(FIRST.id) == [(job_id(1), 3, True), (job_id(2), 1, False)]
+    assert await ledger.jobs.of_session(FIRST.id) == [job_id(1), job_id(2)]
     await ledger.jobs.leave_session(job_id(1), "b" * 26)
     assert len(await ledger.jobs.of_session(FIRST.id)) == 2
     await ledger.jobs.leave_session(job_id(1), FIRST.id)
-    assert await ledger.jobs.of_session(FIRST.id) == [(job_id(2), 1, False)]
+    assert await ledger.jobs.of_session(FIRST.id) == [job_id(2)]
 
 
 async def test_job_goes_to_the_session_that_asked_for_it_last(ledger: Ledger) -> None:
@@ -87,5 +90,5 @@ async def test_job_goes_to_the_session_that_asked_for_it_last(ledger: Ledger) ->
     assert made.duplicate
     assert made.job.session == "b" * 26
     assert await ledger.jobs.of_session(FIRST.id) == []
-    assert await ledger.jobs.of_session("b" * 26) == [(job_id(1), 1, False)]
+    assert await ledger.jobs.of_session("b" * 26) == [job_id(1)]
     assert not (await ledger.jobs.submit(new_job(3))).duplicate
