@@ -11,6 +11,7 @@ from gateway.core.breaker import State
 from gateway.core.reports import Outcome, UpstreamFault
 from gateway.flow.gate import Gate, GateFacts, Passage
 from load.upstreams.window import Window
+from tests.depth import deep_count
 from tests.virtual_time import LoopClock, run_virtually
 
 Kind = Literal["sliding", "fixed"]
@@ -116,7 +117,7 @@ CASES = [
     pytest.param(kind, service, seed, id=f"{kind}-{service}s-{seed}")
     for kind in ("sliding", "fixed")
     for service in (0.03, 8.0)
-    for seed in (1, 2, 3)
+    for seed in range(1, deep_count(1, 3) + 1)
 ]
 
 
