@@ -1,9 +1,10 @@
 """What I/O must offer, as Protocols: the only way that `flow` reaches the world.
 
-A port says what its callers may rely on; an adapter repeats none of it. Adapters are chosen in `app.py` alone.
+A port says what its callers may rely on; an adapter repeats none of it. Adapters are chosen in `app.py` and
+`builders.py` alone.
 """
 
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -30,37 +31,76 @@ from protocol.ladder import Rung
 from protocol.messages import Canceler, Numbered
 
 
+async def _nowhere(_: str) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class CallOrder:
-    """One call to an upstream: `count` images of a request, from seed `seed` on; inputs as encoded bytes by role."""
+    """One call to an upstream: `count` images of a request, from seed `seed` on."""
 
     id: str
+    """A ULID; where the vendor lets its clients choose an id, it is made of this one, so that the call can be found."""
     model: Model
     request: Request
     seed: int
     count: int
     inputs: Mapping[str, bytes] = field(default_factory=dict)
+    """The input images as encoded bytes, by their slot."""
     sent: Callable[[], None] = lambda: None
     """The adapter calls this once, when the last byte of the request has been handed to the network."""
+    noted: Callable[[str], Awaitable[None]] = _nowhere
+    """The adapter awaits this with the vendor's own id of the work as soon as it is told one: it is in the ledger when
+    this returns, and comes back as `handle` of `resume`."""
 
 
 class Upstream(Protocol):
-    """A vendor's service, or the embedded painter.
+    """One account of a vendor's service, or the embedded painter.
 
     `run` yields reports in order and ends normally after one `ImageMade` for each of `order.count` images; anything
     else it raises as `UpstreamFault`. Cancelling the iteration (closing the generator, cancelling the task) stops the
     work as far as the vendor can, within a second, and lets nothing leak. The caller has committed the call to the
     ledger before it iterates; the adapter never retries by itself.
+
+    `resume` goes on with a call whose outcome is unknown: it reports the rest as `run` does, and never begins the work
+    anew. It raises `GONE` where the vendor knows nothing of the work, so that it may be begun again.
     """
 
     name: str
     models: tuple[Model, ...]
+    """What it offers now; `refresh` may change it."""
 
-    async def open(self) -> None: ...
+    async def open(self) -> None:
+        """Make ready; must not need the vendor to be there."""
+        ...
 
     async def close(self) -> None: ...
 
+    async def refresh(self) -> None:
+        """Ask the vendor what it offers, where it can be asked. Raises `UpstreamFault`; `models` then stay."""
+        ...
+
     def run(self, order: CallOrder) -> AsyncGenerator[Report, None]: ...
+
+    def can_find(self, handle: str | None) -> bool:
+        """Whether the vendor can be asked what became of a call, by our id or by its own if it told one."""
+        ...
+
+    def resume(self, order: CallOrder, handle: str | None) -> AsyncGenerator[Report, None]: ...
+
+    async def probe(self) -> "Findings":
+        """Connect and look around, without making a picture. Raises `UpstreamFault`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What a probe found: for people, a line each."""
+
+    server: str
+    """What is there, with its version where it tells one."""
+    facts: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+    """What is wrong, in plain words, each with what to do."""
 
 
 class Clock(Protocol):
@@ -150,8 +190,11 @@ class Work(Protocol):
         """Append events to a claimed job and renew its lease; returns them with their numbers. Raises `StaleClaim`."""
         ...
 
-    async def release(self, job: str, claim: int, ready_ms: int) -> None:
-        """Give a claimed job back to the queue, not to be claimed before `ready_ms`; a stale claim does nothing."""
+    async def release(self, job: str, claim: int, ready_ms: int, upstream: str | None = None) -> None:
+        """Give a claimed job back to the queue, not to be claimed before `ready_ms`; a stale claim does nothing.
+
+        With `upstream` it waits for another one from now on.
+        """
         ...
 
     async def renew(self, claims: Sequence[tuple[str, int]], lease_ms: int) -> dict[str, Canceler | None]:
@@ -166,12 +209,20 @@ class Work(Protocol):
         """Commit a call as `sending`; its first byte may go out only after this returned. Raises `StaleClaim`."""
         ...
 
+    async def note_handle(self, job: str, claim: int, call: str, handle: str) -> None:
+        """Keep the vendor's own id of a call's work. Raises `StaleClaim`."""
+        ...
+
     async def settle_call(self, job: str, claim: int, settled: CallSettled) -> None:
         """Write what became of a call that made no event (refused, not sent). Raises `StaleClaim`."""
         ...
 
-    async def sent_since(self, upstream: str, since_ms: int) -> list[SentCall]:
-        """Return the calls to an upstream sent at or after `since_ms`, also those whose outcome is unknown."""
+    async def sent_since(self, upstream: str, credential: str, since_ms: int) -> list[SentCall]:
+        """Return the calls with a credential sent at or after `since_ms`, also those whose outcome is unknown."""
+        ...
+
+    async def durations(self, upstream: str, limit: int) -> list[tuple[Request, int, int]]:
+        """Return (request, images, milliseconds) of the upstream's newest calls that were answered, oldest first."""
         ...
 
 

@@ -70,6 +70,8 @@ class Outcome(Enum):
     """The vendor answered, and the answer is a failure: final."""
     UNKNOWN = "unknown"
     """It went out and no answer came whole: it may have been done, and billed."""
+    GONE = "gone"
+    """The vendor was asked and knows nothing of the work, or has lost it unbilled: it may be begun again."""
 
 
 @dataclass(slots=True)

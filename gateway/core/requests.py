@@ -7,54 +7,31 @@ an idempotency ref stands for); `fingerprint` covers the normal form (what a cac
 
 import hashlib
 import random
+from collections import Counter
 from collections.abc import Sequence
-from typing import Annotated, Final, TypeVar
+from typing import Final, TypeVar
 
 import msgspec
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UNSET, Struct, UnsetType, structs
 
-from gateway.core.models import Model
-from protocol.codec import MAX_PARAMS, decode_fields
+from gateway.core.checks import InputImage, check, parts_of, prompts_of
+from gateway.core.models import Model, Sizes
+from gateway.core.params import CONTROLS, TASKS, Expand, Lora, Params, WeightedPrompt
 from protocol.errors import ClientFault
 from protocol.messages import Submit
 
 T = TypeVar("T")
-
-TASK_ROLES: Final[dict[str, tuple[str, ...]]] = {
-    "txt2img": (),
-    "img2img": ("init",),
-    "inpaint": ("init", "mask"),
-}
-"""The input images that each task needs, each exactly once."""
-
 _LARGEST_SEED: Final = 4_294_967_294
 """The smallest of the vendors' seed ranges, so that one seed means something everywhere (upstreams.md 11.1)."""
+_DEFAULT_STRENGTH: Final = 0.65
+_DEFAULT_SCALE: Final = 2.0
 
 
-class Params(Struct, frozen=True, forbid_unknown_fields=True):
-    """The base names inside `params`; anything else is refused by name."""
+class Note(Struct, frozen=True):
+    """What was changed because the request allowed it; a `notice` of the job tells it."""
 
-    prompt: str
-    negative_prompt: str | UnsetType = UNSET
-    width: Annotated[int, Meta(ge=1, le=16384)] | UnsetType = UNSET
-    height: Annotated[int, Meta(ge=1, le=16384)] | UnsetType = UNSET
-    steps: Annotated[int, Meta(ge=1, le=1000)] | UnsetType = UNSET
-    guidance: Annotated[float, Meta(ge=0, le=100)] | UnsetType = UNSET
-    sampler: Annotated[str, Meta(max_length=64)] | UnsetType = UNSET
-    scheduler: Annotated[str, Meta(max_length=64)] | UnsetType = UNSET
-    seed: Annotated[int, Meta(ge=0, lt=2**53)] | UnsetType = UNSET
-    n: Annotated[int, Meta(ge=1, le=64)] | UnsetType = UNSET
-    strength: Annotated[float, Meta(ge=0, le=1)] | UnsetType = UNSET
-    style: Annotated[str, Meta(max_length=64)] | UnsetType = UNSET
-
-
-class InputImage(Struct, frozen=True):
-    """An input image that is in the store: its role, its content hash, and its edges in pixels."""
-
-    role: str
-    asset: str
-    width: int
-    height: int
+    code: str
+    message: str
 
 
 class Request(Struct, frozen=True):
@@ -75,53 +52,73 @@ class Request(Struct, frozen=True):
     scheduler: str | None = None
     style: str | None = None
     inputs: tuple[InputImage, ...] = ()
+    prompts: tuple[WeightedPrompt, ...] = ()
+    """The parts with their weights, negative ones too, where the client gave them; then `prompt` and
+    `negative_prompt` have the same in the notation `(text:weight)`."""
+    loras: tuple[Lora, ...] = ()
+    expand: Expand | None = None
+    search: str | None = None
+    notes: tuple[Note, ...] = ()
+    alternatives: tuple[str, ...] = ()
+    """Other upstreams that can do this as well, best first; no part of what is asked."""
 
     def input(self, role: str) -> InputImage | None:
-        """The input image of that role, if there is one."""
+        """The first input image of that role, if there is one."""
         return next((image for image in self.inputs if image.role == role), None)
 
+    @property
+    def controls(self) -> tuple[InputImage, ...]:
+        """The control images."""
+        return tuple(image for image in self.inputs if image.role in CONTROLS)
 
-def decode_params(raw: bytes | msgspec.Raw) -> Params:
-    """Return the typed params; `ClientFault` names the wrong field, `payload_too_large` over 32 KiB."""
-    if len(bytes(raw)) > MAX_PARAMS:
-        raise ClientFault("payload_too_large", f"params has at most {MAX_PARAMS} bytes", details={"path": "params"})
-    return decode_fields(raw, Params, "params")
+    @property
+    def references(self) -> tuple[InputImage, ...]:
+        """The reference pictures."""
+        return tuple(image for image in self.inputs if image.role == "reference")
 
 
 def normalise(task: str, params: Params, inputs: Sequence[InputImage], model: Model, chance: random.Random) -> Request:
     """Return the normal form of what the client asked of `model`, with a seed from `chance` if it named none.
 
-    Raises `ClientFault` for everything the model cannot do; nothing is clamped silently.
+    Raises `ClientFault` for everything the model cannot do. With `adjust` sizes, numbers and names are brought to the
+    nearest that it can, and the request's notes say so; nothing is clamped silently.
     """
-    _check_task(task, model)
-    _check_inputs(task, inputs)
-    _check_named(params, model)
-    _check_prompts(params, model)
+    check(task, params, inputs, model)
+    prompt, negative = prompts_of(params)
     init = next((image for image in inputs if image.role == "init"), None)
-    width, height = _size(params, init, model)
-    model.sizes.check(width, height)
+    fit = Fit(adjusts=params.adjust)
+    width, height = fit.size(_size(task, params, init, model), model.sizes_of(task))
     return Request(
         task=task,
         model=model.id,
-        prompt=params.prompt,
-        negative_prompt=params.negative_prompt or "",
+        prompt=prompt,
+        negative_prompt=negative,
         width=width,
         height=height,
-        steps=_bounded("steps", params.steps, model.default_steps, *model.steps),
+        steps=fit.number("steps", params.steps, model.default_steps, *model.steps),
         guidance=float(model.default_guidance if params.guidance is UNSET else params.guidance),
         seed=chance.randint(1, _LARGEST_SEED) if params.seed is UNSET else params.seed,
-        n=_bounded("n", params.n, 1, 1, model.max_n),
-        strength=_strength(params, init),
-        sampler=_listed("sampler", "sampler_not_supported", params.sampler, model.samplers),
-        scheduler=_listed("scheduler", "invalid_param", params.scheduler, model.schedulers),
-        style=_listed("style", "invalid_param", params.style, model.styles),
-        inputs=tuple(sorted(inputs, key=lambda image: image.role)),
+        n=fit.number("n", params.n, 1, 1, model.max_n),
+        strength=_strength(task, params, init),
+        sampler=fit.name("sampler", "sampler_not_supported", params.sampler, model.samplers),
+        scheduler=fit.name("scheduler", "invalid_param", params.scheduler, model.schedulers),
+        style=fit.name("style", "invalid_param", params.style, model.styles),
+        inputs=_slotted(inputs, model),
+        prompts=parts_of(params),
+        loras=_loras(params, model),
+        expand=_told(params.expand),
+        search=_told(params.search),
+        notes=tuple(fit.notes),
     )
 
 
 def fingerprint(request: Request) -> str:
-    """Return the SHA-256 of the normal form, as hexadecimal digits."""
-    return hashlib.sha256(msgspec.json.encode(request, order="deterministic")).hexdigest()
+    """Return the SHA-256 of the normal form, as hexadecimal digits.
+
+    What was changed on the way there and who else could do it are left out: the picture does not depend on them.
+    """
+    asked = structs.replace(request, notes=(), alternatives=())
+    return hashlib.sha256(msgspec.json.encode(asked, order="deterministic")).hexdigest()
 
 
 def body_hash(submit: Submit, inputs: Sequence[InputImage]) -> str:
@@ -146,81 +143,123 @@ def _told(value: T | UnsetType) -> T | None:
     return None if value is UNSET else value
 
 
-def _check_task(task: str, model: Model) -> None:
-    if task not in model.tasks or task not in TASK_ROLES:
-        allowed = sorted(model.tasks)
-        raise ClientFault(
-            "task_not_supported",
-            f"{model.id} cannot do this task",
-            details={"path": "task", "allowed": allowed},
-        )
+class Fit:
+    """Checks values against what a model can do, and brings them to the nearest it can if the client allows that."""
 
+    def __init__(self, *, adjusts: bool) -> None:
+        self._adjusts = adjusts
+        self.notes: list[Note] = []
 
-def _check_inputs(task: str, inputs: Sequence[InputImage]) -> None:
-    roles = sorted(image.role for image in inputs)
-    needed = TASK_ROLES[task]
-    if roles != sorted(needed):
-        message = f"{task} takes {' and '.join(needed) or 'no input images'}, each once"
-        raise ClientFault("invalid_param", message, details={"path": "inputs", "allowed": list(needed)})
+    def size(self, asked: tuple[int, int], sizes: Sizes) -> tuple[int, int]:
+        """Return an allowed size. Raises `ClientFault` `resolution_not_supported`."""
+        try:
+            sizes.check(*asked)
+        except ClientFault:
+            if not self._adjusts:
+                raise
+            nearest = sizes.nearest(*asked)
+            self._note("param_clamped", f"size {asked[0]}x{asked[1]} became {nearest[0]}x{nearest[1]}")
+            return nearest
+        return asked
 
-
-def _check_named(params: Params, model: Model) -> None:
-    for name in params.__struct_fields__:
-        if getattr(params, name) is not UNSET and name not in model.params:
-            allowed = sorted(model.params)
+    def number(self, name: str, value: int | UnsetType, default: int, low: int, high: int) -> int:
+        """Return a number from `low` to `high`. Raises `ClientFault` `invalid_param`."""
+        if value is UNSET:
+            return default
+        if low <= value <= high:
+            return value
+        if not self._adjusts:
             raise ClientFault(
                 "invalid_param",
-                f"{model.id} has no {name}",
-                details={"path": f"params.{name}", "allowed": allowed},
+                f"{name} must be {low} to {high}",
+                details={"path": f"params.{name}", "allowed": f"integer >= {low} <= {high}"},
             )
+        nearest = min(max(value, low), high)
+        self._note("param_clamped", f"{name} {value} became {nearest}")
+        return nearest
 
-
-def _check_prompts(params: Params, model: Model) -> None:
-    for name in ("prompt", "negative_prompt"):
-        text = getattr(params, name) or ""
-        if len(text) > model.max_prompt:
+    def name(self, name: str, code: str, value: str | UnsetType, allowed: tuple[str, ...]) -> str | None:
+        """Return one of the `allowed` names, or none for the model's own choice. Raises `ClientFault` of `code`."""
+        if value is UNSET or value in allowed:
+            return None if value is UNSET else value
+        if not self._adjusts:
             raise ClientFault(
-                "prompt_too_long",
-                f"{name} has at most {model.max_prompt} characters, not {len(text)}",
-                details={"path": f"params.{name}", "max_length": model.max_prompt},
+                code,
+                f"the model has no {name} of that name",
+                details={"path": f"params.{name}", "allowed": list(allowed)},
             )
-    if not params.prompt.strip():
-        raise ClientFault("invalid_param", "prompt is empty", details={"path": "params.prompt"})
+        self._note(f"{name}_fallback", f"the model has no {name} of that name; it takes its own")
+        return None
+
+    def _note(self, code: str, message: str) -> None:
+        self.notes.append(Note(code, message))
 
 
-def _size(params: Params, init: InputImage | None, model: Model) -> tuple[int, int]:
-    """The asked size; else the init image's, else the model's default."""
-    fallback = model.default_size if init is None else (init.width, init.height)
-    return params.width or fallback[0], params.height or fallback[1]
-
-
-def _strength(params: Params, init: InputImage | None) -> float | None:
+def _size(task: str, params: Params, init: InputImage | None, model: Model) -> tuple[int, int]:
+    """The result's size: what follows from the init image, the asked one, or the model's default."""
     if init is None:
-        if params.strength is not UNSET:
-            raise ClientFault("invalid_param", "strength needs an init image", details={"path": "params.strength"})
-        return None
-    return 0.65 if params.strength is UNSET else params.strength
+        return params.width or model.default_size[0], params.height or model.default_size[1]
+    if task == "outpaint" and params.expand is not UNSET:
+        grown = params.expand
+        return init.width + grown.left + grown.right, init.height + grown.up + grown.down
+    if task == "upscale":
+        return _upscaled(params, init)
+    return params.width or init.width, params.height or init.height
 
 
-def _bounded(name: str, value: int | UnsetType, default: int, low: int, high: int) -> int:
-    if value is UNSET:
-        return default
-    if not low <= value <= high:
-        raise ClientFault(
-            "invalid_param",
-            f"{name} must be {low} to {high}",
-            details={"path": f"params.{name}", "allowed": f"integer >= {low} <= {high}"},
-        )
-    return value
+def _upscaled(params: Params, init: InputImage) -> tuple[int, int]:
+    """The size after an upscale, in the init's shape: from `scale`, one edge, or both."""
+    if params.width and params.height:
+        return params.width, params.height
+    scale = params.scale or _DEFAULT_SCALE
+    if params.width:
+        scale = params.width / init.width
+    elif params.height:
+        scale = params.height / init.height
+    return max(1, round(init.width * scale)), max(1, round(init.height * scale))
 
 
-def _listed(name: str, code: str, value: str | UnsetType, allowed: tuple[str, ...]) -> str | None:
-    if value is UNSET:
-        return None
-    if value not in allowed:
-        raise ClientFault(
-            code,
-            f"the model has no {name} of that name",
-            details={"path": f"params.{name}", "allowed": list(allowed)},
-        )
-    return value
+def _strength(task: str, params: Params, init: InputImage | None) -> float | None:
+    if params.strength is not UNSET:
+        return params.strength
+    return _DEFAULT_STRENGTH if init is not None and TASKS[task].uses_strength else None
+
+
+def _slotted(inputs: Sequence[InputImage], model: Model) -> tuple[InputImage, ...]:
+    """The input images by role, those of one role in the client's order, each with a slot of its own."""
+    seen: Counter[str] = Counter()
+    slotted = []
+    for image in sorted(inputs, key=lambda image: image.role):
+        seen[image.role] += 1
+        slot = image.role if seen[image.role] == 1 else f"{image.role}-{seen[image.role]}"
+        whole = _control(image, model) if image.role in CONTROLS else image
+        slotted.append(structs.replace(whole, slot=slot))
+    return tuple(slotted)
+
+
+def _control(image: InputImage, model: Model) -> InputImage:
+    return structs.replace(
+        image,
+        weight=1.0 if image.weight is None else image.weight,
+        start=image.start or 0.0,
+        end=1.0 if image.end is None else image.end,
+        preprocessor=image.preprocessor or model.preprocessors[0],
+    )
+
+
+def _loras(params: Params, model: Model) -> tuple[Lora, ...]:
+    if params.loras is UNSET:
+        return ()
+    seen: set[str] = set()
+    for place, lora in enumerate(params.loras):
+        if lora.name in seen:
+            details = {"path": f"params.loras[{place}].name"}
+            raise ClientFault("invalid_param", "a LoRA of that name stands there already", details=details)
+        seen.add(lora.name)
+        if lora.name not in model.loras:
+            raise ClientFault(
+                "invalid_param",
+                "the model has no LoRA of that name",
+                details={"path": f"params.loras[{place}].name", "allowed": list(model.loras[:64])},
+            )
+    return tuple(params.loras)

@@ -1,10 +1,11 @@
+from dataclasses import replace
 from itertools import product
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from gateway.core.calls import CALL_TRANSITIONS, Call, CallEvent, CallState, GiveUp, Plan, advance_call, plan
+from gateway.core.calls import CALL_TRANSITIONS, Call, CallEvent, CallState, GiveUp, LookUp, Plan, advance_call, plan
 
 CALLS = some.builds(
     Call,
@@ -31,13 +32,27 @@ def test_call_is_never_sent_twice() -> None:
     assert CallState.SENDING not in CALL_TRANSITIONS.values()
 
 
+def test_table_has_these_rows_and_no_other() -> None:
+    """The money rule is what is absent, so the whole table is held."""
+    rows = {(state.value, event.value): after.value for (state, event), after in CALL_TRANSITIONS.items()}
+    assert rows == {
+        ("sending", "answer"): "done",
+        ("sending", "refuse"): "refused",
+        ("sending", "prove_not_sent"): "not_sent",
+        ("sending", "lose"): "unknown",
+        ("sending", "miss"): "gone",
+        ("unknown", "find"): "done",
+        ("unknown", "miss"): "gone",
+    }
+
+
 def test_unknown_call_can_only_be_found_out() -> None:
-    """One row leaves UNKNOWN, and it needs knowledge."""
+    """The rows that leave UNKNOWN need knowledge: the vendor has it, or has nothing of it."""
     rows = {event: after for (state, event), after in CALL_TRANSITIONS.items() if state is CallState.UNKNOWN}
-    assert rows == {CallEvent.FIND: CallState.DONE}
+    assert rows == {CallEvent.FIND: CallState.DONE, CallEvent.MISS: CallState.GONE}
 
 
-@pytest.mark.parametrize("state", [CallState.DONE, CallState.REFUSED, CallState.NOT_SENT])
+@pytest.mark.parametrize("state", [CallState.DONE, CallState.REFUSED, CallState.NOT_SENT, CallState.GONE])
 def test_settled_call_stays_settled(state: CallState) -> None:
     """No row leaves what is known."""
     assert not [row for row in CALL_TRANSITIONS if row[0] is state]
@@ -85,3 +100,43 @@ def test_plan_is_empty_when_everything_was_delivered() -> None:
 def test_plan_gives_up_even_when_everything_was_delivered() -> None:
     """Money may be gone for a call that nobody needed any more."""
     assert plan(1, {0}, [Call("c", CallState.UNKNOWN, billed=True, first=0, count=1)], 1) == GiveUp("c")
+
+
+# ------------------------------------------------------------------------------------------------------------- look-ups
+
+
+@given(some.lists(CALLS, max_size=6), some.sets(some.integers(0, 9)))
+def test_plan_looks_up_the_first_open_call_where_the_upstream_can_be_asked(
+    calls: list[Call], delivered: set[int]
+) -> None:
+    """Billed or not, needed or not, before anything else; and it never gives up unasked."""
+    suspects = [call for call in calls if call.state in (CallState.SENDING, CallState.UNKNOWN)]
+    made = plan(10, delivered, calls, 4, can_find=lambda _: True)
+    if suspects:
+        assert made == LookUp(suspects[0])
+    else:
+        assert made == plan(10, delivered, calls, 4)
+
+
+@pytest.mark.parametrize("looks_up", [False, True])
+@pytest.mark.parametrize("billed", [False, True])
+def test_plan_repeats_work_that_the_vendor_has_lost(billed: bool, looks_up: bool) -> None:
+    """It was asked and knows nothing of it, so nothing is paid twice."""
+    gone = Call("c", CallState.GONE, billed, first=0, count=2)
+    assert plan(3, {2}, [gone], 2, can_find=lambda _: looks_up) == Plan(((0, 2),))
+
+
+@pytest.mark.parametrize("state", [CallState.REFUSED, CallState.NOT_SENT])
+def test_plan_repeats_what_was_never_worked(state: CallState) -> None:
+    """As new calls, for what is still missing."""
+    assert plan(2, {0}, [Call("c", state, billed=True, first=0, count=2)], 2) == Plan(((1, 1),))
+
+
+def test_plan_asks_about_one_call_at_a_time() -> None:
+    """When the first is settled, the next is asked about, and then the work goes on."""
+    first, second = (Call(name, CallState.UNKNOWN, billed=True, first=at, count=1) for at, name in enumerate("ab"))
+    assert plan(2, (), [first, second], 1, can_find=lambda _: True) == LookUp(first)
+    first = replace(first, state=advance_call(first.state, CallEvent.FIND))
+    assert plan(2, {0}, [first, second], 1, can_find=lambda _: True) == LookUp(second)
+    second = replace(second, state=advance_call(second.state, CallEvent.MISS))
+    assert plan(2, {0}, [first, second], 1, can_find=lambda _: True) == Plan(((1, 1),))

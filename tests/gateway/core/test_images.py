@@ -9,15 +9,14 @@ from hypothesis import strategies as some
 from PIL import Image
 
 from gateway.core.images import ImageFacts, ImageFault, measure
+from tests import pictures
 
 SIZES = [(1, 1), (1, 300), (640, 480), (16383, 2)]
 
 
 def encoded(format: str, mode: str, size: tuple[int, int], **options: Any) -> bytes:
     """Return an image made by Pillow."""
-    made = io.BytesIO()
-    Image.new(mode, size).save(made, format, **options)
-    return made.getvalue()
+    return pictures.encoded(Image.new(mode, size), format, **options)
 
 
 def fault_of(content: bytes) -> ImageFault:

@@ -1,5 +1,5 @@
-import hashlib
 import random
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -9,66 +9,23 @@ from hypothesis import given
 from hypothesis import strategies as some
 from msgspec import structs
 
-from gateway.core.models import Model, Sizes
-from gateway.core.requests import (
-    TASK_ROLES,
-    InputImage,
-    Params,
-    Request,
-    body_hash,
-    decode_params,
-    fingerprint,
-    normalise,
-)
-from protocol.codec import MAX_PARAMS, decode_client
+from gateway.core.checks import InputImage
+from gateway.core.params import TASKS, Expand, Lora, Params, WeightedPrompt, decode_params
+from gateway.core.requests import Request, normalise
 from protocol.errors import ClientFault
-from protocol.messages import Submit
-
-ASSET = "sha256:" + "0" * 64
-OTHER = "sha256:" + "1" * 64
-INIT = InputImage("init", ASSET, 640, 384)
-MASK = InputImage("mask", OTHER, 640, 384)
-MODEL = Model(
-    id="m",
-    upstream="up",
-    vendor_model="v",
-    tasks=frozenset(TASK_ROLES),
-    params=frozenset(Params.__struct_fields__),
-    sizes=Sizes(smallest=64, largest=1024, multiple_of=8, max_pixels=1024 * 768),
-    steps=(2, 50),
-    default_steps=20,
-    max_n=4,
-    samplers=("euler", "ddim"),
-    schedulers=("karras",),
-    styles=("anime",),
-    max_prompt=100,
+from tests.gateway.core.asking import (
+    ASSET,
+    CANNY,
+    DEPTH,
+    INIT,
+    LEAST,
+    MASK,
+    MODEL,
+    OTHER,
+    REFERENCE,
+    made,
+    refused,
 )
-NARROW = replace(MODEL, params=frozenset({"prompt", "seed"}), tasks=frozenset({"txt2img"}))
-INPUTS = {"txt2img": [], "img2img": [INIT], "inpaint": [MASK, INIT]}
-
-
-def made(task: str = "txt2img", model: Model = MODEL, inputs: list[InputImage] | None = None, **params: Any) -> Request:
-    """Return the normal form of these params."""
-    chance = random.Random(1)
-    asked = Params(**{"prompt": "a fox", **params})
-    return normalise(task, asked, INPUTS[task] if inputs is None else inputs, model, chance)
-
-
-def refused(
-    task: str = "txt2img", model: Model = MODEL, inputs: list[InputImage] | None = None, **params: Any
-) -> ClientFault:
-    """Return how these params are refused."""
-    with pytest.raises(ClientFault) as caught:
-        made(task, model, inputs, **params)
-    return caught.value
-
-
-def submit(**fields: Any) -> Submit:
-    """Return a submit as it comes from the wire."""
-    body = {"type": "submit", "ref": "r", "task": "img2img", "params": {"prompt": "a fox"}, **fields}
-    message = decode_client(msgspec.json.encode(body), 65_536)
-    assert isinstance(message, Submit)
-    return message
 
 
 def test_nothing_is_left_open_in_the_normal_form() -> None:
@@ -85,75 +42,155 @@ def test_seed_comes_from_chance_only_if_none_was_named() -> None:
     assert len(drawn) == 50
 
 
-@pytest.mark.parametrize("task", TASK_ROLES)
-def test_size_is_the_asked_one_else_the_inits_else_the_models(task: str) -> None:
-    """Each edge for itself."""
-    fallback = (512, 512) if task == "txt2img" else (640, 384)
-    assert (made(task).width, made(task).height) == fallback
-    assert (made(task, width=256).width, made(task, width=256).height) == (256, fallback[1])
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_has_a_normal_form(task: str) -> None:
+    """From the least that it needs, with the model's defaults for the rest."""
+    request = made(task)
+    assert (request.task, request.model, request.steps, request.guidance, request.n) == (task, "m", 20, 7.0, 1)
+    assert (request.notes, request.alternatives) == ((), ())
+    assert request == made(task), "the same chance gives the same seed"
 
 
-@pytest.mark.parametrize("task,strength", [("txt2img", None), ("img2img", 0.65), ("inpaint", 0.65)])
-def test_strength_stands_only_beside_an_init(task: str, strength: float | None) -> None:
-    """With a default there, and refused elsewhere."""
+@pytest.mark.parametrize(
+    "task,strength",
+    [(task, 0.65 if task in {"img2img", "inpaint"} else None) for task in TASKS],
+)
+def test_strength_stands_only_where_an_init_is_drawn_over(task: str, strength: float | None) -> None:
+    """By default; a strength that was said is kept, 0 too."""
     assert made(task).strength == strength
-    if strength is not None:
+    if any(image.role == "init" for image in LEAST[task][0]):
         assert made(task, strength=0.0).strength == 0.0
+
+
+def test_strength_of_a_controlled_picture_depends_on_its_init() -> None:
+    """Which it may have or not."""
+    assert made("controlnet").strength is None
+    assert made("controlnet", inputs=[CANNY, INIT]).strength == 0.65
+
+
+# -------------------------------------------------------------------------------------------------------------- inputs
 
 
 def test_inputs_are_kept_by_role() -> None:
     """Their order on the wire means nothing."""
     request = made("inpaint")
-    assert request.inputs == (INIT, MASK)
-    assert request.input("mask") == MASK
+    assert request.inputs == (structs.replace(INIT, slot="init"), structs.replace(MASK, slot="mask"))
+    assert request.input("mask") == structs.replace(MASK, slot="mask")
     assert made("img2img").input("mask") is None
+    assert (request.controls, request.references) == ((), ())
+
+
+def test_inputs_of_one_role_have_slots_in_the_clients_order() -> None:
+    """The first bears the role's name, the others a number."""
+    second = structs.replace(CANNY, asset=OTHER)
+    request = made("controlnet", inputs=[DEPTH, CANNY, INIT, second])
+    assert [(image.slot, image.asset) for image in request.inputs] == [
+        ("canny", ASSET), ("canny-2", OTHER), ("depth", OTHER), ("init", ASSET),
+    ]  # fmt: skip
+    assert [image.slot for image in request.controls] == ["canny", "canny-2", "depth"]
+    found = request.input("canny")
+    assert found is not None
+    assert found.slot == "canny"
+
+
+@given(some.lists(some.sampled_from([CANNY, DEPTH]), min_size=1, max_size=8), some.randoms())
+def test_slots_are_unique_whatever_is_sent(controls: list[InputImage], chance: random.Random) -> None:
+    """And nothing is lost or added."""
+    inputs = [*controls, INIT, MASK]
+    chance.shuffle(inputs)
+    request = made("controlnet", replace(MODEL, max_controls=8), inputs)
+    assert len({image.slot for image in request.inputs}) == len(inputs)
+    assert Counter(image.role for image in request.inputs) == Counter(image.role for image in inputs)
+    assert len(request.controls) == len(controls)
+
+
+def test_control_is_used_whole_and_as_the_model_prefers_unless_it_says_otherwise() -> None:
+    """Zero is a weight, a start and an end."""
+    (plain,) = made("controlnet").controls
+    assert (plain.weight, plain.start, plain.end, plain.preprocessor) == (1.0, 0.0, 1.0, "auto")
+    said = structs.replace(CANNY, weight=0.0, start=0.0, end=0.0, preprocessor="none")
+    assert made("controlnet", inputs=[said]).controls == (structs.replace(said, slot="canny"),)
+    late = structs.replace(CANNY, weight=-2.0, start=0.4)
+    (kept,) = made("controlnet", inputs=[late]).controls
+    assert (kept.weight, kept.start, kept.end) == (-2.0, 0.4, 1.0)
+
+
+def test_references_are_left_as_they_were_sent() -> None:
+    """How strong a reference is when nobody says so is for the upstream to choose."""
+    weighed = structs.replace(REFERENCE, weight=0.3)
+    request = made("reference", inputs=[REFERENCE, MASK, weighed])
+    assert request.references == (
+        structs.replace(REFERENCE, slot="reference"),
+        structs.replace(weighed, slot="reference-2"),
+    )
+    assert request.references[0].weight is None
+
+
+# ---------------------------------------------------------------------------------------- prompts, LoRAs, and the rest
+
+
+def test_weighted_prompts_are_kept_and_told_as_text() -> None:
+    """The negative prompt is among the parts: an upstream that reads them reads nothing else."""
+    parts = [WeightedPrompt("a fox", 1.2), WeightedPrompt("fog", -0.5)]
+    request = made(prompt=None, prompts=parts, negative_prompt="rain")
+    assert request.prompts == (*parts, WeightedPrompt("rain", -1.0))
+    assert (request.prompt, request.negative_prompt) == ("(a fox:1.2)", "(fog:0.5), rain")
+    assert made().prompts == ()
+
+
+def test_loras_are_kept_in_their_order() -> None:
+    """With their weights."""
+    loras = [Lora("neon", 0.5), Lora("ink", -1.0)]
+    assert made(loras=loras).loras == tuple(loras)
+    assert made(loras=[]).loras == made().loras == ()
 
 
 @pytest.mark.parametrize(
-    "code,path,task,asked",
+    "loras,path,allowed",
     [
-        ("task_not_supported", "task", "img2img", {"model": NARROW}),
-        ("task_not_supported", "task", "upscale", {"inputs": []}),
-        (
-            "task_not_supported",
-            "task",
-            "upscale",
-            {"inputs": [], "model": replace(MODEL, tasks=frozenset({"upscale"}))},
-        ),
-        ("invalid_param", "inputs", "txt2img", {"inputs": [INIT]}),
-        ("invalid_param", "inputs", "img2img", {"inputs": []}),
-        ("invalid_param", "inputs", "img2img", {"inputs": [INIT, INIT]}),
-        ("invalid_param", "inputs", "inpaint", {"inputs": [INIT]}),
-        ("invalid_param", "params.steps", "txt2img", {"steps": 1}),
-        ("invalid_param", "params.steps", "txt2img", {"steps": 51}),
-        ("invalid_param", "params.n", "txt2img", {"n": 5}),
-        ("invalid_param", "params.width", "txt2img", {"model": NARROW, "width": 512}),
-        ("invalid_param", "params.guidance", "txt2img", {"model": NARROW, "guidance": 1.0}),
-        ("invalid_param", "params.strength", "txt2img", {"strength": 0.5}),
-        ("invalid_param", "params.style", "txt2img", {"style": "baroque"}),
-        ("invalid_param", "params.scheduler", "txt2img", {"scheduler": "none"}),
-        ("invalid_param", "params.prompt", "txt2img", {"prompt": " \n"}),
-        ("sampler_not_supported", "params.sampler", "txt2img", {"sampler": "dpm"}),
-        ("prompt_too_long", "params.prompt", "txt2img", {"prompt": "x" * 101}),
-        ("prompt_too_long", "params.negative_prompt", "txt2img", {"negative_prompt": "x" * 101}),
-        ("resolution_not_supported", "params.width", "txt2img", {"width": 100}),
-        ("resolution_not_supported", "params.height", "txt2img", {"height": 2048}),
-        ("resolution_not_supported", "params.width", "img2img", {"inputs": [InputImage("init", ASSET, 500, 512)]}),
+        ([Lora("ink"), Lora("oil")], "params.loras[1].name", ["ink", "neon"]),
+        ([Lora("ink"), Lora("ink", 0.5)], "params.loras[1].name", None),
+        ([Lora("neon"), Lora("ink"), Lora("neon")], "params.loras[2].name", None),
     ],
 )
-def test_refusal_names_the_field(code: str, path: str, task: str, asked: dict[str, Any]) -> None:
-    """Nothing is clamped silently: who asks for too much is told what and where."""
-    fault = refused(task, **asked)
-    assert (fault.code, fault.details["path"]) == (code, path)
+@pytest.mark.parametrize("adjust", [False, True])
+def test_lora_that_is_unknown_or_twice_there_is_refused(
+    loras: list[Lora], path: str, allowed: list[str] | None, adjust: bool
+) -> None:
+    """No other stands in for it, and which of two weights counts is not ours to guess."""
+    fault = refused(loras=loras, adjust=adjust)
+    assert (fault.code, fault.details["path"], fault.details.get("allowed")) == ("invalid_param", path, allowed)
 
 
-def test_refusal_says_what_is_allowed() -> None:
-    """A list of names, or bounds."""
-    assert refused(sampler="x").details["allowed"] == ["euler", "ddim"]
-    assert refused(steps=1).details["allowed"] == "integer >= 2 <= 50"
-    assert refused(model=NARROW, n=1).details["allowed"] == ["prompt", "seed"]
-    assert refused("img2img", inputs=[]).details["allowed"] == ["init"]
-    assert "no input images" in refused(inputs=[INIT]).message
+def test_refusal_of_a_lora_stays_short() -> None:
+    """A model may have thousands."""
+    many = replace(MODEL, loras=tuple(f"lora-{number}" for number in range(1000)))
+    assert len(refused(model=many, loras=[Lora("x")]).details["allowed"]) == 64
+
+
+def test_search_and_expand_stand_in_the_normal_form() -> None:
+    """As they were said."""
+    assert made("search_replace").search == "a dog"
+    assert made("outpaint").expand == Expand(left=64, down=128)
+    assert (made().search, made().expand) == (None, None)
+
+
+def test_every_param_has_its_place_in_the_normal_form() -> None:
+    """A name that we take and drop would be a silent change; a scale becomes a size, and `adjust` notes."""
+    assert set(Params.__struct_fields__) - {"scale", "adjust"} <= set(Request.__struct_fields__)
+
+
+def test_normal_form_survives_the_ledger() -> None:
+    """It is kept as JSON, and a job may be begun again from that alone."""
+    request = made(
+        "controlnet", inputs=[CANNY, INIT, DEPTH], prompt=None, prompts=[WeightedPrompt("x", 1.5)],
+        loras=[Lora("ink")], steps=99, adjust=True,
+    )  # fmt: skip
+    assert request.notes
+    assert msgspec.json.decode(msgspec.json.encode(request), type=Request) == request
+
+
+# ------------------------------------------------------------------------------------------------------ within bounds
 
 
 def made_or_refused(task: str, asked: dict[str, Any], inputs: list[InputImage]) -> Request | ClientFault:
@@ -164,10 +201,11 @@ def made_or_refused(task: str, asked: dict[str, Any], inputs: list[InputImage]) 
         return fault
 
 
+SHORT = some.text(max_size=120)
 MAYBE_PARAMS = some.fixed_dictionaries(
-    {"prompt": some.text(max_size=120)},
+    {"prompt": SHORT},
     optional={
-        "negative_prompt": some.text(max_size=120),
+        "negative_prompt": SHORT,
         "width": some.integers(1, 1200),
         "height": some.sampled_from([64, 512, 768, 1024, 16384]),
         "steps": some.integers(1, 60),
@@ -178,152 +216,66 @@ MAYBE_PARAMS = some.fixed_dictionaries(
         "n": some.integers(1, 6),
         "strength": some.floats(0, 1),
         "style": some.sampled_from(["anime", "baroque"]),
+        "search": some.text(min_size=1, max_size=120),
+        "scale": some.floats(1, 8),
+        "loras": some.lists(some.builds(Lora, some.sampled_from(["ink", "neon", "oil"])), max_size=3),
+        "expand": some.builds(Expand, left=some.integers(0, 400), down=some.integers(0, 400)),
     },
 )
+IMAGES = some.lists(some.sampled_from([INIT, MASK, CANNY, DEPTH, REFERENCE]), max_size=3)
+KEPT_AS_SAID = ("prompt", "negative_prompt", "guidance", "seed", "strength", "search", "expand")
 
 
-@given(some.sampled_from(list(TASK_ROLES)), MAYBE_PARAMS, some.lists(some.sampled_from([INIT, MASK]), max_size=3))
+def assert_within_bounds(request: Request) -> None:
+    """Whatever was asked for, the model can do this."""
+    MODEL.sizes_of(request.task).check(request.width, request.height)
+    assert MODEL.steps[0] <= request.steps <= MODEL.steps[1]
+    assert 1 <= request.n <= MODEL.max_n
+    assert len(request.prompt) <= MODEL.max_prompt >= len(request.negative_prompt)
+    assert request.prompt.strip() or "prompt" not in TASKS[request.task].needs
+    assert request.sampler in (None, *MODEL.samplers)
+    assert request.scheduler in (None, *MODEL.schedulers)
+    assert request.style in (None, *MODEL.styles)
+    assert {lora.name for lora in request.loras} <= set(MODEL.loras)
+    assert 0 <= request.guidance <= 100
+
+
+@given(some.sampled_from(list(TASKS)), MAYBE_PARAMS, IMAGES)
 def test_request_is_within_the_models_bounds_or_refused_by_name(
     task: str, asked: dict[str, Any], inputs: list[InputImage]
 ) -> None:
     """Whatever a client asks for; and what was asked for is what stands there."""
     request = made_or_refused(task, asked, inputs)
     if isinstance(request, ClientFault):
-        assert request.details["path"].removeprefix("params.") in {*asked, "inputs", "width", "height", "prompt"}
+        field = request.details["path"].removeprefix("params.").partition("[")[0]
+        assert field in {*asked, *TASKS[task].needs, "inputs", "width", "height"}
         return
-    MODEL.sizes.check(request.width, request.height)
-    assert MODEL.steps[0] <= request.steps <= MODEL.steps[1]
-    assert 1 <= request.n <= MODEL.max_n
-    assert 0 < len(request.prompt) <= MODEL.max_prompt >= len(request.negative_prompt)
-    assert request.sampler in (None, *MODEL.samplers)
-    assert request.scheduler in (None, *MODEL.schedulers)
-    assert request.style in (None, *MODEL.styles)
-    assert 0 <= request.guidance <= 100
-    assert (request.strength is not None) == (task != "txt2img")
-    assert [image.role for image in request.inputs] == sorted(TASK_ROLES[task])
+    assert_within_bounds(request)
+    assert request.notes == ()
     for name, value in asked.items():
-        assert getattr(request, name) == value
+        if name == "loras":
+            assert list(request.loras) == value
+        elif name != "scale":
+            assert getattr(request, name) == value
 
 
-def test_every_param_has_its_place_in_the_normal_form() -> None:
-    """A name that we take and drop would be a silent change."""
-    assert set(Params.__struct_fields__) <= set(Request.__struct_fields__)
-
-
-@pytest.mark.parametrize(
-    "raw,code,path",
-    [
-        (b"{}", "invalid_param", "params.prompt"),
-        (b'{"prompt": 1}', "invalid_param", "params.prompt"),
-        (b'{"prompt": "x", "width": 0}', "invalid_param", "params.width"),
-        (b'{"prompt": "x", "strength": 1.5}', "invalid_param", "params.strength"),
-        (b'{"prompt": "x", "loras": []}', "invalid_param", "params.loras"),
-        (b"[]", "invalid_param", "params"),
-        (b"{", "bad_request", "params"),
-        (b'{"prompt": "' + b"x" * MAX_PARAMS + b'"}', "payload_too_large", "params"),
-    ],
-)
-def test_params_are_refused_by_name(raw: bytes, code: str, path: str) -> None:
-    """A wrong or unknown field, or too many bytes."""
-    with pytest.raises(ClientFault) as caught:
-        decode_params(msgspec.Raw(raw))
-    assert (caught.value.code, caught.value.details["path"]) == (code, path)
-
-
-def test_params_at_their_limit_pass() -> None:
-    """32 KiB to the byte."""
-    raw = b'{"prompt": "x"}' + b" " * (MAX_PARAMS - 15)
-    assert decode_params(raw).prompt == "x"
-
-
-def test_fingerprint_covers_every_field_of_the_normal_form() -> None:
-    """Two requests that differ anywhere differ there."""
-    request = made("inpaint", sampler="euler", scheduler="karras", style="anime", strength=0.5, seed=7)
-    changed = {
-        "task": "x", "model": "x", "prompt": "x", "negative_prompt": "x", "width": 1, "height": 1, "steps": 1,
-        "guidance": 1.0, "seed": 1, "n": 9, "strength": 0.1, "sampler": "x", "scheduler": "x", "style": "x",
-        "inputs": (),
-    }  # fmt: skip
-    assert set(changed) == set(Request.__struct_fields__)
-    prints = {fingerprint(structs.replace(request, **{name: value})) for name, value in changed.items()}
-    assert len(prints | {fingerprint(request)}) == len(changed) + 1
-
-
-def test_fingerprint_is_the_same_however_it_was_asked_for() -> None:
-    """A default that is written out and one that is not are one picture."""
-    plain, written = made(seed=1), made(seed=1, steps=20, n=1, guidance=7, width=512, negative_prompt="")
-    assert fingerprint(plain) == fingerprint(written)
-    assert len(fingerprint(plain)) == len(hashlib.sha256().hexdigest())
-    whole = replace(MODEL, default_guidance=7)
-    assert fingerprint(made(model=whole, seed=1)) == fingerprint(plain)
-
-
-WIRE = {"inputs": [{"role": "init", "asset": ASSET, "weight": 0.5}], "priority": 0}
-
-
-def hashed(**fields: Any) -> str:
-    """Return the body hash of a submit."""
-    return body_hash(submit(**{**WIRE, **fields}), [INIT])
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"ref": "another"},
-        {"previews": {"max_fps": 1}},
-        {"finals": "inline"},
-        {"params": {"prompt": "a fox"}},
-        {"something_unknown": 1},
-        {"priority": 0},
-        {"on_disconnect": "continue"},
-    ],
-)
-def test_body_hash_leaves_delivery_out(fields: dict[str, Any]) -> None:
-    """How a client wants its news is no part of what it asked for; a default said is a default meant."""
-    assert hashed(**fields) == hashed()
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"task": "inpaint"},
-        {"model": "m"},
-        {"params": {"prompt": "a fox", "steps": 20}},
-        {"params": {"prompt": "a cat"}},
-        {"inputs": [{"role": "init", "asset": ASSET, "weight": 0.6}]},
-        {"inputs": [{"role": "init", "asset": ASSET, "weight": 0.5, "start": 0}]},
-        {"inputs": [{"role": "init", "asset": ASSET, "weight": 0}]},
-        {"inputs": [{"role": "init", "asset": ASSET}]},
-        {"priority": 1},
-        {"max_cost_micros": 0},
-        {"deadline_ms": 1},
-        {"on_disconnect": "cancel"},
-        {"inputs": [{"role": "init", "asset": ASSET, "weight": 0.5, "preprocessor": "canny"}]},
-    ],
-)
-def test_body_hash_covers_what_was_asked_for(fields: dict[str, Any]) -> None:
-    """A ref used again for anything else is a conflict."""
-    assert hashed(**fields) != hashed()
-
-
-def test_body_hash_tells_zero_from_absent() -> None:
-    """An option that is 0 was said, and one that is absent was not."""
-    bodies = [[{"role": "init", "asset": ASSET, **option}] for option in ({}, {"weight": 0}, {"start": 0}, {"end": 0})]
-    assert len({body_hash(submit(inputs=body), [INIT]) for body in bodies}) == 4
-
-
-def test_body_hash_stands_an_upload_in_for_its_asset() -> None:
-    """A client that uploads again after a lost connection asks for the same."""
-    uploads = [
-        submit(**{**WIRE, "inputs": [{"role": "init", "upload": name * 26, "weight": 0.5}]}) for name in ("A", "B")
-    ]
-    assert {body_hash(one, [INIT]) for one in uploads} == {hashed()}
-    assert body_hash(uploads[0], [MASK]) != hashed()
-
-
-@given(some.permutations(["steps", "seed", "width"]))
-def test_body_hash_does_not_depend_on_the_order_of_fields(order: list[str]) -> None:
-    """JSON objects have none."""
-    values = {"steps": 20, "seed": 1, "width": 512}
-    params = {"prompt": "a fox", **{name: values[name] for name in order}}
-    assert hashed(params=params) == hashed(params={**values, "prompt": "a fox"})
+@given(some.sampled_from(list(TASKS)), MAYBE_PARAMS, IMAGES)
+def test_adjusted_request_is_within_the_models_bounds_and_tells_every_change(
+    task: str, asked: dict[str, Any], inputs: list[InputImage]
+) -> None:
+    """Nothing that differs from what was asked goes without a note."""
+    request = made_or_refused(task, {**asked, "adjust": True}, inputs)
+    if isinstance(request, ClientFault):
+        assert request.code in {"invalid_param", "prompt_too_long"}
+        return
+    assert_within_bounds(request)
+    told = [note.message for note in request.notes]
+    for name in ("steps", "n"):
+        is_told = any(message.startswith(f"{name} ") for message in told)
+        assert is_told == (name in asked and getattr(request, name) != asked[name])
+    for name in ("sampler", "scheduler", "style"):
+        is_told = any(message.startswith(f"the model has no {name} ") for message in told)
+        assert is_told == (name in asked and getattr(request, name) is None)
+    assert all(getattr(request, name) == asked[name] for name in KEPT_AS_SAID if name in asked)
+    plain = made_or_refused(task, asked, inputs)
+    assert (plain == request) == (not request.notes)
