@@ -9,8 +9,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gateway.core.breaker import State
-from gateway.core.models import Model
+from gateway.core.models import Sizes
+from gateway.core.routing import Health
 from gateway.edges.http import answer, authenticate
 from gateway.flow.gate import GateFacts
 from gateway.flow.node import Node
@@ -20,7 +20,8 @@ from protocol.errors import ClientFault
 LEDGER_SECONDS: Final = 2.0
 METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _NO_JOB: Final = "0" * 26
-_HEALTH: Final = {State.CLOSED: "ok", State.HALF_OPEN: "recovering", State.OPEN: "down"}
+Gates = Mapping[str, Mapping[str, tuple[GateFacts, Health]]]
+"""How each credential of each upstream stands."""
 
 
 class InfoRoutes:
@@ -30,7 +31,7 @@ class InfoRoutes:
         self,
         node: Node,
         promises: Promises,
-        gates: Callable[[], Mapping[str, GateFacts]],
+        gates: Callable[[], Gates],
         metrics: Callable[[], bytes],
     ) -> None:
         self._node = node
@@ -61,16 +62,16 @@ class InfoRoutes:
         """List the models in the envelope that OpenAI's clients expect."""
         await authenticate(request, self._node)
         gates = self._gates()
-        told = [self._model(model, gates.get(model.upstream)) for model in self._node.models.values()]
+        told = [self._model(name, gates) for name in self._node.models]
         return answer({"object": "list", "data": told})
 
     async def model(self, request: Request) -> Response:
         """Tell one model."""
         await authenticate(request, self._node)
-        model = self._node.models.get(request.path_params["model"])
-        if model is None:
+        name = request.path_params["model"]
+        if name not in self._node.models:
             raise ClientFault("model_not_found", "there is no such model", details={"path": "model"})
-        return answer(self._model(model, self._gates().get(model.upstream)))
+        return answer(self._model(name, self._gates()))
 
     async def limits(self, request: Request) -> Response:
         """Tell what `welcome` tells, what the account's plan allows, and how the upstreams stand."""
@@ -87,7 +88,11 @@ class InfoRoutes:
                 "currency": promises.currency,
                 "features": FEATURES,
                 "plan": {name: value for name, value in plan.items() if value is not None},
-                "upstreams": [{"upstream": name, **_gate(facts)} for name, facts in self._gates().items()],
+                "upstreams": [
+                    {"upstream": name, "account": number, **_gate(*facts)}
+                    for name, accounts in self._gates().items()
+                    for number, facts in enumerate(accounts.values(), start=1)
+                ],
             }
         )
 
@@ -113,7 +118,11 @@ class InfoRoutes:
             return False
         return True
 
-    def _model(self, model: Model, gate: GateFacts | None) -> dict[str, Any]:
+    def _model(self, name: str, gates: Gates) -> dict[str, Any]:
+        """Tell a model: its first route's abilities, and the health of the best."""
+        routes = self._node.models.routes(name)
+        model = routes[0].model
+        healths = [health for route in routes for _, health in gates.get(route.model.upstream, {}).values()]
         return {
             "id": model.id,
             "object": "model",
@@ -121,12 +130,26 @@ class InfoRoutes:
             "owned_by": model.upstream,
             "tasks": sorted(model.tasks),
             "params": sorted(model.params),
-            "sizes": _sizes(model),
+            "task_params": [
+                {
+                    "task": task,
+                    "params": sorted(params),
+                    "sizes": _sizes(model.sizes_of(task)),
+                    "price_micros": model.price(task),
+                }
+                for task, params in sorted(model.tasks.items())
+            ],
+            "sizes": _sizes(model.sizes),
             "default_size": f"{model.default_size[0]}x{model.default_size[1]}",
             "steps": {"min": model.steps[0], "max": model.steps[1], "default": model.default_steps},
             "max_n": model.max_n,
             "samplers": model.samplers,
+            "schedulers": model.schedulers,
             "styles": model.styles,
+            "loras": model.loras,
+            "controls": model.controls,
+            "max_controls": model.max_controls if model.controls else 0,
+            "preprocessors": model.preprocessors if model.controls else (),
             "max_prompt": model.max_prompt,
             "progress": model.progress,
             "previews": model.previews,
@@ -135,31 +158,33 @@ class InfoRoutes:
             "price_micros": model.price_micros,
             "currency": self._promises.currency,
             "description": model.description,
-            "health": _health(gate),
+            "upstreams": len(routes),
+            "health": _TOLD[min(healths, default=Health.DOWN)],
         }
 
 
-def _sizes(model: Model) -> dict[str, Any]:
-    sizes = model.sizes
+def _sizes(sizes: Sizes) -> dict[str, Any]:
     if sizes.listed:
         return {"listed": [f"{width}x{height}" for width, height in sizes.listed]}
-    return {
+    told: dict[str, Any] = {
         "min": sizes.smallest,
         "max": sizes.largest,
         "multiple_of": sizes.multiple_of,
         "max_pixels": sizes.max_pixels,
     }
+    if sizes.min_pixels:
+        told["min_pixels"] = sizes.min_pixels
+    if sizes.max_aspect:
+        told["max_aspect"] = sizes.max_aspect
+    return told
 
 
-def _health(gate: GateFacts | None) -> str:
-    if gate is None:
-        return "unknown"
-    return "locked_out" if gate.locked_until_ms is not None else _HEALTH[gate.breaker]
+_TOLD: Final = {health: health.name.lower() for health in Health}
 
 
-def _gate(facts: GateFacts) -> dict[str, Any]:
+def _gate(facts: GateFacts, health: Health) -> dict[str, Any]:
     told = {
-        "health": _health(facts),
+        "health": _TOLD[health],
         "waiting": facts.waiting,
         "running": facts.running,
         "concurrency": facts.concurrency,

@@ -11,6 +11,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, WebSocketRoute
 from starlette.types import ASGIApp
 
+from gateway.core.routing import Health
 from gateway.edges.assets import AssetRoutes
 from gateway.edges.events import EventRoutes, Streams
 from gateway.edges.guard import Guard, Log
@@ -31,7 +32,7 @@ def build_app(
     public_url: str,
     promises: Promises,
     streams: Streams,
-    gates: Callable[[], Mapping[str, GateFacts]],
+    gates: Callable[[], Mapping[str, Mapping[str, tuple[GateFacts, Health]]]],
     metrics: Callable[[], bytes],
     chance: random.Random,
     log: Log,

@@ -40,7 +40,7 @@ SLOW_CLOSE_SECONDS: Final = 180.0
 
 
 class WireProtocol(WebSocketsSansIOProtocol):
-    """A WebSocket whose application may write finished frames; see `gateway.flow.connection.Socket`."""
+    """A WebSocket whose application may write finished frames; see `gateway.flow.outlet.Socket`."""
 
     high_water = 65_536
     """Bytes in the write buffer above which passing events are merged."""
@@ -122,7 +122,7 @@ class WireProtocol(WebSocketsSansIOProtocol):
         """The server ends: what is still open was told before, so only the transport is left to close."""
         self.close(4001, "going_away")
 
-    # --- gateway.flow.connection.Socket ---
+    # --- gateway.flow.outlet.Socket ---
 
     def write(self, frame: bytes) -> None:
         """Write a finished frame; nothing after the close frame."""

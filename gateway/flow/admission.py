@@ -6,14 +6,17 @@ the price. What is accepted is in the ledger before anybody hears of it.
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from typing import Final, TypeVar
 
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType, structs
 
+from gateway.core.checks import InputImage
 from gateway.core.limits import TokenBucket
-from gateway.core.models import Model
+from gateway.core.params import Params, decode_params
 from gateway.core.records import Identity, JobRecord, NewJob, Submitted
-from gateway.core.requests import InputImage, Request, body_hash, decode_params, fingerprint, normalise
+from gateway.core.requests import Request, body_hash, fingerprint, normalise
+from gateway.core.routing import Route, Standing, ranked
+from gateway.flow.catalog import Catalog
 from gateway.flow.feeds import Feeds
 from gateway.flow.pictures import Pictures
 from gateway.ports import Clock, Ledger
@@ -21,6 +24,7 @@ from protocol.errors import ClientFault
 from protocol.ids import make_ulid
 from protocol.messages import Canceler, Limits, Submit
 
+T = TypeVar("T")
 MAX_BUCKETS: Final = 10_000
 
 
@@ -32,7 +36,7 @@ class Admission:
         ledger: Ledger,
         pictures: Pictures,
         feeds: Feeds,
-        models: Mapping[str, Model],
+        catalog: Catalog,
         clock: Clock,
         chance: random.Random,
         *,
@@ -41,11 +45,12 @@ class Admission:
         max_queue: int,
         ring: Callable[[str], None],
         stop_work: Callable[[str, Canceler], None],
+        standings: Callable[[], Mapping[str, Standing]],
     ) -> None:
         self._ledger = ledger
         self._pictures = pictures
         self._feeds = feeds
-        self._models = models
+        self._catalog = catalog
         self._clock = clock
         self._chance = chance
         self._limits = limits
@@ -53,6 +58,7 @@ class Admission:
         self._max_queue = max_queue
         self._ring = ring
         self._stop_work = stop_work
+        self._standings = standings
         self._buckets: dict[tuple[str, float], TokenBucket] = {}
 
     async def submit(
@@ -63,15 +69,14 @@ class Admission:
         `uploads` are the assets of the connection's uploads by id.
         """
         self._check_rate(identity)
-        model = self._model(submit)
+        routes = self._routes(submit)
         inputs = await self._inputs(identity, submit, uploads)
-        request = normalise(submit.task, decode_params(submit.params), inputs, model, self._chance)
-        price = model.price_micros * request.n
-        self._check_price(submit, price)
-        made = await self._ledger.jobs.submit(self._new_job(identity, submit, session, model, request, inputs, price))
+        request, upstream, price = self._choose(submit, routes, decode_params(submit.params), inputs)
+        new = self._new_job(identity, submit, session, upstream, request, inputs, price)
+        made = await self._ledger.jobs.submit(new)
         if not made.duplicate:
             self._feeds.fill(made.job, [made.accepted])
-            self._ring(model.upstream)
+            self._ring(upstream)
         return made
 
     async def cancel(self, job: JobRecord, by: Canceler) -> None:
@@ -98,19 +103,46 @@ class Admission:
             message = f"this key may submit {rate:g} jobs a second"
             raise ClientFault("rate_limited", message, retry_after_ms=int(wait * 1000) + 1)
 
-    def _model(self, submit: Submit) -> Model:
-        if submit.model is UNSET:
-            fitting = (model for model in self._models.values() if submit.task in model.tasks)
-            model = next(fitting, next(iter(self._models.values()), None))
-        else:
-            model = self._models.get(submit.model)
-        if model is None:
+    def _routes(self, submit: Submit) -> list[Route]:
+        """Return the routes of the model that was asked for, or of all that do the task."""
+        names = [submit.model] if submit.model is not UNSET else list(self._catalog)
+        routes = [route for name in names for route in self._catalog.routes(name)]
+        if not routes:
             raise ClientFault(
                 "model_not_found",
                 "there is no such model",
-                details={"path": "model", "allowed": sorted(self._models)[:64]},
+                details={"path": "model", "allowed": sorted(self._catalog)[:64]},
             )
-        return model
+        if submit.model is not UNSET:
+            return routes
+        # Nobody named a model: of those that do the task the first counts, with all ways to it.
+        fitting = next((route.model.id for route in routes if submit.task in route.model.tasks), routes[0].model.id)
+        return list(self._catalog.routes(fitting))
+
+    def _choose(
+        self, submit: Submit, routes: Sequence[Route], params: Params, inputs: Sequence[InputImage]
+    ) -> tuple[Request, str, int]:
+        """Return the normal form for the best upstream that can do what is asked, and the most that it may cost."""
+        able: dict[str, Request] = {}
+        refusals: list[ClientFault] = []
+        for route in routes:
+            try:
+                request = normalise(submit.task, params, inputs, route.model, self._chance)
+                self._check_price(submit, route.model.price_of(request) * request.n)
+            except ClientFault as fault:
+                refusals.append(fault)
+            else:
+                able[route.model.upstream] = request
+        if not able:
+            raise refusals[0]
+        fit = [route for route in routes if route.model.upstream in able]
+        best, *others = ranked(fit, self._standings(), submit.task, self._chance)
+        request = able[best.model.upstream]
+        # Only one that understands the request in the same way can stand in for the best.
+        alike = [route for route in others if _alike(able[route.model.upstream], request)]
+        price = max(route.model.price_of(request) for route in (best, *alike)) * request.n
+        names = tuple(route.model.upstream for route in (best, *alike)) if alike else ()
+        return structs.replace(request, alternatives=names), best.model.upstream, price
 
     async def _inputs(self, identity: Identity, submit: Submit, uploads: Mapping[str, str]) -> list[InputImage]:
         if len(submit.inputs) > self._limits.max_inputs:
@@ -125,7 +157,16 @@ class Admission:
                 raise ClientFault(
                     "asset_not_found", "this connection has no such upload", details={"path": f"{path}.upload"}
                 )
-            found.append(await self._pictures.input(identity.tenant, one.role, asset))
+            image = await self._pictures.input(identity.tenant, one.role, asset)
+            found.append(
+                structs.replace(
+                    image,
+                    weight=_told(one.weight),
+                    start=_told(one.start),
+                    end=_told(one.end),
+                    preprocessor=_told(one.preprocessor),
+                )
+            )
         return found
 
     def _check_price(self, submit: Submit, price: int) -> None:
@@ -141,7 +182,7 @@ class Admission:
         identity: Identity,
         submit: Submit,
         session: str | None,
-        model: Model,
+        upstream: str,
         request: Request,
         inputs: Sequence[InputImage],
         price: int,
@@ -159,7 +200,7 @@ class Admission:
             fingerprint=fingerprint(request),
             request=request,
             task=submit.task,
-            upstream=model.upstream,
+            upstream=upstream,
             priority=submit.priority,
             price_micros=price,
             deadline_ms=None if submit.deadline_ms is UNSET else now + submit.deadline_ms,
@@ -169,3 +210,12 @@ class Admission:
             max_jobs=min(identity.plan.max_jobs or self._limits.max_jobs, self._limits.max_jobs),
             max_queue=self._max_queue,
         )
+
+
+def _alike(one: Request, other: Request) -> bool:
+    """Whether two models understand a request in the same way, but for the seed that each drew."""
+    return structs.replace(one, seed=other.seed) == other
+
+
+def _told(value: T | UnsetType) -> T | None:
+    return None if value is UNSET else value

@@ -1,40 +1,25 @@
-"""One client's connection: performs what its session machine asks, and lets out what its delivery may.
+"""One client's connection: performs what its session machine asks, when a message comes and when time does.
 
 Messages are handled one after the other, so that an upload is stored before the submit that names it. What goes out
-about jobs does not wait for that: whatever changes a job calls `changed`, and the frames that may go are written within
-that call. There is one timer, and no task but the one that reads.
+about jobs does not wait for that; it is the outlet's. There is one timer, and no task but the one that reads.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
-from functools import partial
-from math import inf
-from typing import Any, ClassVar, Final, Protocol
+from collections.abc import Awaitable, Callable
+from typing import Any, ClassVar, Final
 
 import msgspec
 from msgspec import UNSET
 
 from gateway.core.records import Identity, JobRecord, SessionRecord
-from gateway.flow.feeds import Feed
+from gateway.flow.alarm import Alarm
 from gateway.flow.node import Node
+from gateway.flow.outlet import Outlet, Socket
 from gateway.flow.pictures import told
 from gateway.flow.sessions import Reason
-from protocol.codec import encode, error_body
+from protocol.codec import error_body
 from protocol.errors import ClientFault
-from protocol.ladder import Rung
-from protocol.messages import (
-    Bye,
-    Cancel,
-    Error,
-    GoAway,
-    Have,
-    Ok,
-    Prefs,
-    Submit,
-    Synced,
-    Unwatch,
-    Watch,
-)
+from protocol.messages import Bye, Cancel, Error, GoAway, Ok, Prefs, Submit, Unwatch, Watch
 from protocol.session import (
     CheckHello,
     Close,
@@ -47,40 +32,14 @@ from protocol.session import (
     ServerSession,
     StoreUpload,
 )
-from protocol.tail import Tail
-from protocol.wire import text_frame
 
 MAX_UPLOADS_KNOWN: Final = 256
 Handler = Callable[[Any, Any], Awaitable[None]]
 """A method of `Connection`, and what it takes."""
 
 
-class Socket(Protocol):
-    """The transport under a connection."""
-
-    def write(self, frame: bytes) -> None:
-        """Write a finished WebSocket frame."""
-        ...
-
-    def has_room(self) -> bool:
-        """Whether the write buffer is below the high-water mark."""
-        ...
-
-    def progress(self) -> tuple[int, int]:
-        """Bytes that have left the write buffer so far, and bytes still in it."""
-        ...
-
-    def close(self, code: int, reason: str) -> None:
-        """Begin the closing handshake."""
-        ...
-
-    def allow_messages_of(self, max_bytes: int) -> None:
-        """Let the client send messages of up to `max_bytes` from now on."""
-        ...
-
-
 class Connection:
-    """See `gateway.ports.Watcher`; the edge calls `receive`, `byte_received`, `drained` and `gone`."""
+    """See `gateway.flow.sessions.Holder`; the edge calls `receive`, `byte_received`, `drained` and `gone`."""
 
     def __init__(self, node: Node, socket: Socket, identity: Identity | None) -> None:
         self._node = node
@@ -89,20 +48,12 @@ class Connection:
         now = node.clock.now()
         self.machine = ServerSession(node.limits, node.timing, now, authenticated=identity is not None)
         self.session: SessionRecord | None = None
-        self._tails: dict[str, Tail] = {}
         self._uploads: dict[str, str] = {}
-        self._replay: dict[str, int] = {}
-        self._replayed = 0
-        self._synced_due = False
-        self._old_positions = False
         self._taken = 0
         self._backlog = 0
-        self._holding = False
-        """Nothing of jobs goes out for now: an answer must go first."""
-        self._fetching: set[str] = set()
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = inf
-        self._rearm()
+        self._alarm = Alarm(node.clock, self.machine.deadline, self._ring)
+        self._outlet = Outlet(node, socket, self.machine, self._alarm)
+        self._alarm.rearm()
 
     def __repr__(self) -> str:
         return f"Connection({self.session}, {self.machine!r})"
@@ -113,7 +64,7 @@ class Connection:
         """Handle one whole message; returns when everything that it asks for is done."""
         for effect in self.machine.receive(raw, self._node.clock.now()):
             await self._perform(effect)
-        self._rearm()
+        self._alarm.rearm()
 
     def byte_received(self) -> None:
         """Something came from the client."""
@@ -121,143 +72,41 @@ class Connection:
 
     def drained(self) -> None:
         """The socket is below its mark again."""
-        self._pump()
+        self._outlet.pump()
 
     async def gone(self) -> None:
         """The socket is closed: leave every feed; the session lives on for a while."""
         self.machine.closed()
-        if self._timer is not None:
-            self._timer.cancel()
-        for job in list(self._tails):
-            self._node.feeds.leave(job, self)
+        self._alarm.cancel()
+        self._outlet.leave_all()
         await self._node.sessions.disconnected(self)
 
+    # --- Holder ---
+
     def close(self, name: str) -> None:
-        """End the connection with the close code of this name."""
-        self._close(Close(name))
+        """See `gateway.flow.sessions.Holder`."""
+        self._outlet.close(name)
 
     def go_away(self, reason: Reason, retry_after_ms: int, close: str) -> None:
-        """Tell the client to come back later, then close."""
+        """See `gateway.flow.sessions.Holder`."""
         if self.machine.phase is not Phase.CLOSED:
-            self._write(text_frame(encode(GoAway(reason=reason, retry_after_ms=retry_after_ms))))
+            self._tell(GoAway(reason=reason, retry_after_ms=retry_after_ms))
             self.close(close)
-
-    # --- Watcher ---
-
-    def changed(self, job: str) -> None:
-        """See `gateway.ports.Watcher`."""
-        if self.machine.phase is Phase.LIVE:
-            self.machine.delivery.mark(job)
-            if self._socket.has_room() and not self._holding:
-                self._pump()
-            else:
-                self._note_wait(job)
-
-    def rung(self, job: str) -> Rung | None:
-        """See `gateway.ports.Watcher`."""
-        cursor = self.machine.delivery.cursors.get(job)
-        return None if cursor is None else cursor.rung
-
-    # --- out ---
-
-    def _write(self, frame: bytes) -> None:
-        self._socket.write(frame)
-        self.machine.sent(self._node.clock.now())
-
-    def _pump(self) -> None:
-        """Let out what may go, until the socket is over its mark."""
-        if self.machine.phase is not Phase.LIVE:
-            return
-        delivery, now = self.machine.delivery, self._node.clock.now()
-        if self._socket.has_room():
-            for frame in delivery.pump(self._tails, self._node.blobs.blobs, now, self._node.clock.time_ms()):
-                self._write(frame)
-                if not self._socket.has_room():
-                    break
-        if self._synced_due:
-            self._finish_replay()
-        if delivery.missing:
-            self._fetch()
-        if delivery.stepped_down:
-            self._want_smaller()
-        if delivery.dirty:
-            delivery.held_up(self._tails, now)
-            self._rearm()
-
-    def _want_smaller(self) -> None:
-        """Have the newest preview made for rungs that jobs were just stepped down to."""
-        stepped, self.machine.delivery.stepped_down = self.machine.delivery.stepped_down, set()
-        for job in stepped:
-            self._want(job)
-
-    def _want(self, job: str) -> None:
-        feed, rung = self._node.feeds.get(job), self.rung(job)
-        if feed is not None and rung is not None:
-            self._node.feeds.want(feed, rung)
-
-    def _note_wait(self, job: str) -> None:
-        """A number that comes while the socket takes nothing waits from now on, though nothing is pumped."""
-        cursor, tail = self.machine.delivery.cursors.get(job), self._tails.get(job)
-        if cursor is not None and tail is not None and cursor.waiting_since is None and not cursor.is_at(tail.head):
-            cursor.waiting_since = self._node.clock.now()
-            self._rearm()
-
-    def _finish_replay(self) -> None:
-        """Send `synced` once every number of the replay went out."""
-        cursors = self.machine.delivery.cursors
-        if all(job not in cursors or cursors[job].is_at(seq) for job, seq in self._replay.items()):
-            self._synced_due = False
-            self._replay.clear()
-            assert self.session is not None, "a replay belongs to a session"
-            resume = self._node.sessions.resume_token(self.session, old_positions=self._old_positions)
-            self._write(text_frame(encode(Synced(resume=resume, replayed=self._replayed))))
-
-    def _fetch(self) -> None:
-        """Have the bytes of finals fetched, once each."""
-        for job, asset in self.machine.delivery.missing.items():
-            if asset not in self._fetching:
-                self._fetching.add(asset)
-                self._node.supervisor.start(self._fetch_one(job, asset), f"final {asset}")
-        self.machine.delivery.missing.clear()
-
-    async def _fetch_one(self, job: str, asset: str) -> None:
-        feed = self._node.feeds.get(job)
-        try:
-            if feed is not None:
-                await self._node.blobs.fetch(asset, partial(self._node.pictures.content, feed.tenant, asset))
-        except ClientFault:
-            self.close("internal")  # a final that was promised is gone; nothing that follows it may be sent
-        finally:
-            self._fetching.discard(asset)
-        self.changed(job)
 
     # --- time ---
 
-    def _rearm(self) -> None:
-        """Set the timer for the machine's deadline, unless one rings before."""
-        deadline = self.machine.deadline()
-        if deadline >= self._timer_at or self.machine.phase is Phase.CLOSED:
-            return
-        if self._timer is not None:
-            self._timer.cancel()
-        delay = max(0.001, deadline - self._node.clock.now())
-        self._timer_at = deadline
-        self._timer = asyncio.get_running_loop().call_later(delay, self._ring)
-
     def _ring(self) -> None:
-        self._timer, self._timer_at = None, inf
         self._note_reading()
         for effect in self.machine.timeout(self._node.clock.now(), self._node.clock.time_ms()):
             match effect:
                 case Send(frame):
                     self._socket.write(frame)
                 case Pump():
-                    self._pump()
-                case Close():
-                    self._close(effect)
+                    self._outlet.pump()
+                case Close(name):
+                    self.close(name)
                 case _:
                     raise AssertionError(f"{effect} is not an effect of time")
-        self._rearm()
 
     def _note_reading(self) -> None:
         """Take a backlog that moves for life: a slow reader's pong waits behind all that it has yet to read.
@@ -275,23 +124,17 @@ class Connection:
         await self._EFFECTS[type(effect)](self, effect)
 
     async def _send(self, effect: Send) -> None:
-        self._write(effect.frame)
+        self._outlet.write(effect.frame)
 
-    async def _pump_now(self, _: Pump) -> None:
-        self._pump()
+    async def _pump(self, _: Pump) -> None:
+        self._outlet.pump()
 
     async def _pause(self, effect: PauseReading) -> None:
         # The edge reads the next message only when this returns, and so does the network behind it.
         await asyncio.sleep(max(0.0, effect.until - self._node.clock.now()))
 
     async def _close_now(self, effect: Close) -> None:
-        self._close(effect)
-
-    def _close(self, effect: Close) -> None:
-        if self.machine.phase is not Phase.CLOSED:
-            self._node.meter.count("closes", code=str(effect.code))
-        self.machine.closed()
-        self._socket.close(effect.code, effect.name)
+        self.close(effect.name)
 
     async def _store_upload(self, effect: StoreUpload) -> None:
         identity = self._known()
@@ -316,7 +159,7 @@ class Connection:
             self._tell(Error(error=error_body(fault), ref=message.ref, job=job))
 
     def _tell(self, message: msgspec.Struct) -> None:
-        self._write(text_frame(encode(message)))
+        self._outlet.tell(message)
 
     def _ok(self, message: Cancel | Watch | Unwatch | Prefs | Bye, job: str | None = None) -> None:
         if message.ref is not UNSET:
@@ -342,75 +185,18 @@ class Connection:
             self.go_away("connection_limit", sessions.retry_after_ms(), "connection_limit")
             return
         opened = await sessions.open(self, hello)
-        self.session, self._old_positions = opened.session, opened.old_positions
+        self.session = opened.session
         if self.machine.phase is Phase.CLOSED:
             return  # another connection resumed the same session meanwhile, or the node began to drain
         self.machine.opened(hello, sessions.auth_ends(self.identity))
         self._socket.allow_messages_of(self._node.largest_message)
         self._tell(sessions.welcome(opened.session, resumed=opened.resumed))
-        await self._begin_replay(hello.have if opened.resumed else [], opened.jobs)
-
-    async def _begin_replay(self, have: list[Have], jobs: Iterable[str]) -> None:
-        """Watch the session's jobs from what the client has; `synced` follows when all of it went out."""
-        positions = {one.job: one.seq for one in have}
-        for job in jobs:
-            after = positions.get(job, 0)
-            feed = await self._feed_of(job)
-            if feed is None:
-                continue
-            # Asked of the feed and not of the row: the end may be committed and not yet told here.
-            if feed.has_ended and after == feed.tail.head and not self._old_positions:
-                await self._handled(job)
-            elif not self._is_full(job):  # else the client watches what it still lacks
-                self._replay[job] = feed.tail.head
-                self._replayed += max(0, feed.tail.head - after)
-                self._follow(feed, after, owner=True)
-        self._synced_due = True
-        self._pump()
-
-    async def _feed_of(self, job: str) -> Feed | None:
-        try:
-            return await self._node.feeds.open(job)
-        except ClientFault:
-            return None
+        await self._outlet.replay(opened, hello.have if opened.resumed else [])
 
     # --- messages ---
 
-    def _follow(
-        self, feed: Feed, after: int, *, owner: bool, message: Watch | Submit | None = None, is_new: bool = False
-    ) -> None:
-        """Put a cursor on a job; where its log cannot be continued from `after`, a snapshot comes first."""
-        job = feed.tail.job
-        previews = UNSET if message is None else message.previews
-        finals = UNSET if message is None else message.finals
-        self._check_room(job)
-        cursor = self.machine.delivery.watch(
-            job, after, owner=owner, previews=None if previews is UNSET else previews,
-            finals=None if finals is UNSET else finals,
-        )  # fmt: skip
-        if after > feed.tail.head or (self._old_positions and after > 0 and job not in self._tails and not is_new):
-            cursor.snapshot = "store_reset"
-        elif feed.tail.trimmed and after < feed.tail.head:
-            cursor.snapshot = "trimmed"
-        self._tails[job] = feed.tail
-        self._holding = True  # a preview that is at hand would go out within `follow`, before the answer
-        self._node.feeds.follow(feed, self)
-        self._holding = False
-
-    def _is_full(self, job: str) -> bool:
-        return job not in self._tails and len(self._tails) >= self._node.limits.max_watch
-
-    def _check_room(self, job: str) -> None:
-        if self._is_full(job):
-            raise ClientFault("concurrency_limit", f"at most {self._node.limits.max_watch} jobs are watched at once")
-
-    async def _handled(self, job: str) -> None:
-        """The client has handled a job's end, if it has one: the job leaves the session."""
-        if self.session is not None:
-            await self._node.sessions.handled(job, self.session)
-
     async def _submit(self, message: Submit) -> None:
-        self._check_room("")
+        self._outlet.check_room("")
         session = None if self.session is None else self.session.id
         made = await self._node.admission.submit(self._known(), message, self._uploads, session)
         for one in message.inputs:
@@ -419,9 +205,9 @@ class Connection:
         feed = await self._node.feeds.open(made.job.id)
         # At once, and not as the log's first event: a watch that comes before that went out would put the cursor
         # behind it, two of one ref would share an answer, and a log that was cut has it no more.
-        self._write(feed.tail.told(made.accepted, self._node.clock.time_ms()))
-        self._follow(feed, made.accepted.seq, owner=True, message=message, is_new=not made.duplicate)
-        self._pump()
+        self._outlet.write(feed.tail.told(made.accepted, self._node.clock.time_ms()))
+        self._outlet.follow(feed, made.accepted.seq, owner=True, message=message, is_new=not made.duplicate)
+        self._outlet.pump()
 
     async def _cancel(self, message: Cancel) -> None:
         job = await self._job(message.job, message.grant, "cancel")
@@ -433,27 +219,24 @@ class Connection:
         owner = self._owns(feed.tenant, feed.subject)
         if not owner:
             self._check_grant(message.job, message.grant, "watch")
-        self._follow(feed, message.after, owner=owner, message=message)
+        self._outlet.follow(feed, message.after, owner=owner, message=message)
         self._ok(message, message.job)
-        self._pump()
+        self._outlet.pump()
 
     async def _unwatch(self, message: Unwatch) -> None:
-        self._tails.pop(message.job, None)
-        self.machine.delivery.unwatch(message.job)
-        self._node.feeds.leave(message.job, self)
-        await self._handled(message.job)
+        self._outlet.leave(message.job)
+        if self.session is not None:  # the client has handled the job's end, if it has one: the job leaves the session
+            await self._node.sessions.handled(message.job, self.session)
         self._ok(message, message.job)
 
     async def _prefer(self, message: Prefs) -> None:
         job = None if message.job is UNSET else message.job
-        if job is not None and job not in self._tails:
+        if job is not None and not self._outlet.watches(job):
             raise ClientFault("job_not_found", "this connection does not watch the job", details={"path": "job"})
         previews = None if message.previews is UNSET else message.previews
-        self.machine.delivery.prefer(job, previews, None if message.finals is UNSET else message.finals)
-        for one in list(self._tails) if job is None else [job]:
-            self._want(one)
+        self._outlet.prefer(job, previews, None if message.finals is UNSET else message.finals)
         self._ok(message)
-        self._pump()
+        self._outlet.pump()
 
     async def _bye(self, message: Bye) -> None:
         self._ok(message)
@@ -482,7 +265,7 @@ class Connection:
 
     _EFFECTS: ClassVar[dict[type, Handler]] = {
         Send: _send,
-        Pump: _pump_now,
+        Pump: _pump,
         PauseReading: _pause,
         Close: _close_now,
         StoreUpload: _store_upload,

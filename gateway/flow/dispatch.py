@@ -9,11 +9,16 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from gateway.core.jobs import State
 from gateway.core.models import Model
 from gateway.core.records import Claimed, JobRecord, StaleClaim
+from gateway.core.routing import USABLE, Standing
+from gateway.flow.book import Workshop
+from gateway.flow.catalog import Catalog
 from gateway.flow.feeds import Feeds
+from gateway.flow.lines import Lines
 from gateway.flow.supervise import Supervisor
-from gateway.flow.worker import Line, Worker, Workshop
+from gateway.flow.worker import Worker
 from gateway.ports import Clock, Jobs, Work
 from protocol.messages import Canceler, Queued
 
@@ -29,8 +34,8 @@ class Dispatch:
     def __init__(
         self,
         shop: Workshop,
-        lines: Sequence[Line],
-        models: Mapping[str, Model],
+        lines: Sequence[Lines],
+        catalog: Catalog,
         supervisor: Supervisor,
         *,
         node: str,
@@ -41,14 +46,13 @@ class Dispatch:
         self._jobs: Jobs = shop.ledger.jobs
         self._feeds: Feeds = shop.feeds
         self._clock: Clock = shop.clock
-        self._models = models
+        self._catalog = catalog
         self._supervisor = supervisor
         self._node = node
         self._poll_seconds = poll_seconds
-        self._lines = {line.upstream.name: line for line in lines}
+        self._lines = {one.name: one for one in lines}
         self._bells = {name: asyncio.Event() for name in self._lines}
         self._workers: dict[str, tuple[Worker, asyncio.Task[None]]] = {}
-        self._busy = dict.fromkeys(self._lines, 0)
         self._draining = False
         self.live: dict[tuple[str, ...], float] = {}
         """Live jobs of the whole ledger by (upstream, state), counted now and then."""
@@ -61,9 +65,23 @@ class Dispatch:
         return len(self._workers)
 
     @property
-    def lines(self) -> Mapping[str, Line]:
+    def lines(self) -> Mapping[str, Lines]:
         """The lines by the name of their upstream."""
         return self._lines
+
+    def standings(self) -> dict[str, Standing]:
+        """Return how each upstream stands."""
+        return {name: lines.standing() for name, lines in self._lines.items()}
+
+    def elsewhere(self, claimed: Claimed) -> str | None:
+        """Return another upstream that serves the job's model, can do what it asks, and is well now; or none."""
+        job = claimed.job
+        for name in claimed.request.alternatives:
+            lines = self._lines.get(name)
+            is_well = lines is not None and lines.health() in USABLE
+            if is_well and name != job.upstream and self._catalog.served(job.model, name) is not None:
+                return name
+        return None
 
     def start(self) -> None:
         """Begin to claim and to keep leases; the supervisor holds the loops."""
@@ -99,20 +117,20 @@ class Dispatch:
             await asyncio.wait([task for _, task in self._workers.values()])
 
     async def _serve(self, name: str) -> None:
-        """Claim for one line for ever."""
-        line, bell = self._lines[name], self._bells[name]
+        """Claim for one upstream for ever."""
+        lines, bell = self._lines[name], self._bells[name]
         while not self._draining:
             bell.clear()
-            claimed = await self._claim(line)
+            claimed = await self._claim(lines)
             for one in claimed:
-                self._employ(line, one)
+                self._employ(lines, one)
                 if self._draining:  # it was claimed meanwhile, and `drain` may not have seen it
                     self._workers[one.job.id][0].stop(self._workers[one.job.id][1])
             if not claimed:
                 await self._wait(bell)
 
-    async def _claim(self, line: Line) -> list[Claimed]:
-        room = min(CLAIMS_AT_ONCE, line.concurrency - self._busy[line.upstream.name])
+    async def _claim(self, lines: Lines) -> list[Claimed]:
+        room = min(CLAIMS_AT_ONCE, lines.places)
         if room <= 0:
             return []
         if self._workers and self._clock.time_ms() >= self._leases_end_ms:
@@ -121,7 +139,7 @@ class Dispatch:
         now_ms = self._clock.time_ms()
         lease_ms = now_ms + self._shop.lease_ms
         self._leases_end_ms = min(self._leases_end_ms, lease_ms) if self._workers else lease_ms
-        return await self._work.claim([line.upstream.name], self._node, now_ms, lease_ms, room)
+        return await self._work.claim([lines.name], self._node, now_ms, lease_ms, room)
 
     async def _wait(self, bell: asyncio.Event) -> None:
         try:
@@ -130,38 +148,36 @@ class Dispatch:
         except TimeoutError:
             return
 
-    def _employ(self, line: Line, claimed: Claimed) -> None:
+    def _employ(self, lines: Lines, claimed: Claimed) -> None:
         job = claimed.job.id
         if job in self._workers:  # its lease ran out while we were not looking; what it writes is refused
             self._workers[job][1].cancel()
         self._feeds.fill(claimed.job, claimed.log)
         self._feeds.working(job, begins=True)
-        worker = Worker(self._shop, line, self._model(line, claimed.job), claimed)
-        self._busy[line.upstream.name] += 1
-        task = self._supervisor.start(self._run(line, worker), f"job {job}")
+        worker = Worker(self._shop, lines, self._model(claimed.job), claimed, self.elsewhere)
+        lines.busy += 1
+        task = self._supervisor.start(self._run(lines, worker), f"job {job}")
         self._workers[job] = (worker, task)
-        task.add_done_callback(lambda _: self._dismiss(line, worker))
+        task.add_done_callback(lambda _: self._dismiss(lines, worker))
 
-    def _model(self, line: Line, job: JobRecord) -> Model:
+    def _model(self, job: JobRecord) -> Model:
         """Return the job's model; where the settings no longer have it, one of that name that can do nothing."""
-        model = self._models.get(job.model)
-        if model is None or model.upstream != line.upstream.name:
-            return Model(job.model, job.upstream, "", tasks=frozenset(), params=frozenset())
-        return model
+        return self._catalog.served(job.model, job.upstream) or Model(job.model, job.upstream, "", tasks={})
 
-    async def _run(self, line: Line, worker: Worker) -> None:
+    async def _run(self, lines: Lines, worker: Worker) -> None:
         try:
             await worker.work()
         except StaleClaim:
-            self._shop.meter.count("stale_claims", upstream=line.upstream.name)
+            self._shop.meter.count("stale_claims", upstream=lines.name)
 
-    def _dismiss(self, line: Line, worker: Worker) -> None:
-        self._busy[line.upstream.name] -= 1
+    def _dismiss(self, lines: Lines, worker: Worker) -> None:
+        lines.busy -= 1
         job = worker.job.id
         if self._workers[job][0] is worker:  # else the job is another's by now
             del self._workers[job]
             self._feeds.working(job, begins=False)
-        self.ring(line.upstream.name)
+        self.ring(worker.went_to or lines.name)
+        self.ring(lines.name)
 
     async def _keep_leases(self) -> None:
         """Renew what is worked here; stop what is no longer ours, and what somebody elsewhere wishes to end."""
@@ -185,7 +201,10 @@ class Dispatch:
 
     async def _count_live(self) -> None:
         while True:
-            self.live = {(*key,): float(count) for key, count in (await self._jobs.counts()).items()}
+            counts = await self._jobs.counts()
+            self.live = {(*key,): float(count) for key, count in counts.items()}
+            for name, lines in self._lines.items():
+                lines.waiting = counts.get((name, State.QUEUED), 0)
             await asyncio.sleep(COUNT_EVERY_SECONDS)
 
     async def _tell_places(self) -> None:

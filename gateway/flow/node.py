@@ -1,11 +1,10 @@
 """What every connection and every edge of this node shares; put together in `app.py`, written out."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-from gateway.core.models import Model
 from gateway.flow.access import Access
 from gateway.flow.admission import Admission
+from gateway.flow.catalog import Catalog
 from gateway.flow.feeds import BlobCache, Feeds
 from gateway.flow.pictures import Pictures
 from gateway.flow.sessions import Sessions
@@ -26,7 +25,7 @@ class Node:
     blobs: BlobCache
     sessions: Sessions
     jobs: Jobs
-    models: Mapping[str, Model]
+    models: Catalog
     clock: Clock
     meter: Meter
     supervisor: Supervisor

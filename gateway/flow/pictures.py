@@ -10,10 +10,10 @@ from typing import Final
 
 from msgspec import UNSET, UnsetType
 
+from gateway.core.checks import InputImage
 from gateway.core.images import ImageFault, measure
 from gateway.core.records import AssetRecord
 from gateway.core.reports import Picture
-from gateway.core.requests import InputImage
 from gateway.ports import Assets, Blobs, Clock
 from protocol.errors import ClientFault
 from protocol.ids import asset_id

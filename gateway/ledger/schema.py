@@ -180,6 +180,7 @@ calls = Table(
     Column("count", Integer, nullable=False),
     Column("price_micros", BigInteger, nullable=False),
     Column("cost_micros", BigInteger, nullable=False),
+    Column("handle", String(200), comment="the vendor's own id of the work"),
     Column("error", String(64)),
     Column("sent_ms", BigInteger, nullable=False),
     Column("answered_ms", BigInteger),

@@ -18,6 +18,7 @@ from gateway.core.calls import Call, CallEvent, CallState, advance_call
 from gateway.core.fairness import charge
 from gateway.core.jobs import CLAIMED, Event, State, advance
 from gateway.core.records import Append, CallSettled, Claimed, NewCall, SentCall, StaleClaim
+from gateway.core.requests import Request
 from gateway.ledger.rows import (
     COLUMNS,
     as_record,
@@ -48,8 +49,8 @@ class Work:
     async def append(self, step: Append) -> tuple[Numbered, ...]:
         return await self._store.write(partial(_append, step=step))
 
-    async def release(self, job: str, claim: int, ready_ms: int) -> None:
-        await self._store.write(partial(_release, job=job, claim=claim, ready_ms=ready_ms))
+    async def release(self, job: str, claim: int, ready_ms: int, upstream: str | None = None) -> None:
+        await self._store.write(partial(_release, job=job, claim=claim, ready_ms=ready_ms, upstream=upstream))
 
     async def renew(self, claims: Sequence[tuple[str, int]], lease_ms: int) -> dict[str, Canceler | None]:
         return await self._store.write(partial(_renew, claims=tuple(claims), lease_ms=lease_ms))
@@ -60,11 +61,17 @@ class Work:
     async def begin_call(self, new: NewCall, claim: int) -> None:
         await self._store.write(partial(_begin_call, new=new, claim=claim))
 
+    async def note_handle(self, job: str, claim: int, call: str, handle: str) -> None:
+        await self._store.write(partial(_note_handle, job=job, claim=claim, call=call, handle=handle))
+
     async def settle_call(self, job: str, claim: int, settled: CallSettled) -> None:
         await self._store.write(partial(_settle_call_of, job=job, claim=claim, settled=settled))
 
-    async def sent_since(self, upstream: str, since_ms: int) -> list[SentCall]:
-        return await self._store.read(partial(_sent_since, upstream=upstream, since_ms=since_ms))
+    async def sent_since(self, upstream: str, credential: str, since_ms: int) -> list[SentCall]:
+        return await self._store.read(partial(_sent_since, upstream=upstream, credential=credential, since_ms=since_ms))
+
+    async def durations(self, upstream: str, limit: int) -> list[tuple[Request, int, int]]:
+        return await self._store.read(partial(_durations, upstream=upstream, limit=limit))
 
 
 # --- claim --------------------------------------------------------------------------------------------------------
@@ -102,7 +109,7 @@ _LOGS_OF = (
 _CALLS_OF = (
     select(
         calls.c.run, calls.c.id, calls.c.state, calls.c.billed, calls.c.first_index, calls.c.count.label("images"),
-        calls.c.price_micros,
+        calls.c.price_micros, calls.c.cost_micros, calls.c.upstream, calls.c.credential, calls.c.handle,
     )
     .where(calls.c.run.in_(bindparam("runs", expanding=True)))
     .order_by(calls.c.id)
@@ -189,13 +196,16 @@ def _calls_of(connection: Connection, wanted: Sequence[str]) -> tuple[dict[str, 
     costs: dict[str, int] = {}
     lost = []
     for row in connection.execute(_CALLS_OF, {"runs": wanted}):
-        state = CallState(row.state)
-        if state is CallState.SENDING:
-            state = advance_call(state, CallEvent.LOSE)
-            cost = row.price_micros if row.billed else 0
+        call = Call(
+            row.id, CallState(row.state), row.billed, row.first_index, row.images, row.upstream, row.credential,
+            row.handle, row.price_micros, row.cost_micros,
+        )  # fmt: skip
+        if call.state is CallState.SENDING:
+            cost = call.price_micros if call.billed else 0
+            call = replace(call, state=advance_call(call.state, CallEvent.LOSE), cost_micros=cost)
             costs[row.run] = costs.get(row.run, 0) + cost
-            lost.append({"of_call": row.id, "state": state, "cost_micros": cost})
-        made[row.run].append(Call(row.id, state, row.billed, row.first_index, row.images))
+            lost.append({"of_call": call.id, "state": call.state, "cost_micros": cost})
+        made[row.run].append(call)
     if lost:
         connection.execute(_LOSE_CALL, lost)
     return made, costs
@@ -219,16 +229,15 @@ def _append(connection: Connection, step: Append) -> tuple[Numbered, ...]:
     job = find_job(connection, step.job)
     if job is None or job.claim != step.claim or job.seq != step.after or job.has_ended:
         raise StaleClaim(f"claim {step.claim} of job {step.job} at {step.after} is not the job's")
-    if step.call is not None:
-        _settle_call(connection, step.job, step.call)
+    more_spent = 0 if step.call is None else _settle_call(connection, step.job, step.call)
     numbered = tuple(
         msgspec.structs.replace(event, seq=step.after + place) for place, event in enumerate(step.events, start=1)
     )
     write_events(connection, job.id, job.tenant, numbered)
     values = folded(job, numbered)
     values["lease_ms"] = step.lease_ms
-    if step.call is not None and step.call.cost_micros:
-        values["cost_micros"] = job.cost_micros + step.call.cost_micros
+    if more_spent:
+        values["cost_micros"] = job.cost_micros + more_spent
     if step.step is not None:
         values["step"] = step.step
     if not change_job(connection, job, values):
@@ -238,12 +247,13 @@ def _append(connection: Connection, step: Append) -> tuple[Numbered, ...]:
     return numbered
 
 
-def _release(connection: Connection, job: str, claim: int, ready_ms: int) -> None:
+def _release(connection: Connection, job: str, claim: int, ready_ms: int, upstream: str | None) -> None:
     record = find_job(connection, job)
     if record is None or record.claim != claim or record.state not in CLAIMED:
         return
     state = advance(record.state, Event.RELEASE)
-    change_job(connection, record, {"state": state, "claimed_by": None, "lease_ms": 0, "ready_ms": ready_ms})
+    values: dict[str, Any] = {"state": state, "claimed_by": None, "lease_ms": 0, "ready_ms": ready_ms}
+    change_job(connection, record, values if upstream is None else {**values, "upstream": upstream})
 
 
 def _renew(connection: Connection, claims: tuple[tuple[str, int], ...], lease_ms: int) -> dict[str, Canceler | None]:
@@ -273,7 +283,7 @@ def _forget_claims(connection: Connection, node: str | None) -> int:
 _IS_HELD = select(jobs.c.id).where(jobs.c.id == bindparam("job"), jobs.c.claim == bindparam("claim"), _AT_WORK)
 _INSERT_CALL = insert(calls)
 _THIS_CALL = (calls.c.id == bindparam("of_call"), calls.c.job == bindparam("of_job"))
-_STATE_OF_CALL = select(calls.c.state).where(*_THIS_CALL)
+_STATE_OF_CALL = select(calls.c.state, calls.c.cost_micros).where(*_THIS_CALL)
 _CHANGE_CALL = update(calls).where(*_THIS_CALL)
 _ADD_COST = (
     update(jobs).where(jobs.c.id == bindparam("of_job")).values(cost_micros=jobs.c.cost_micros + bindparam("cost"))
@@ -290,11 +300,16 @@ def _begin_call(connection: Connection, new: NewCall, claim: int) -> None:
     connection.execute(_INSERT_CALL, row)
 
 
+def _note_handle(connection: Connection, job: str, claim: int, call: str, handle: str) -> None:
+    _check_claim(connection, job, claim)
+    connection.execute(_CHANGE_CALL, {"of_call": call, "of_job": job, "handle": handle})
+
+
 def _settle_call_of(connection: Connection, job: str, claim: int, settled: CallSettled) -> None:
     _check_claim(connection, job, claim)
-    _settle_call(connection, job, settled)
-    if settled.cost_micros:
-        connection.execute(_ADD_COST, {"of_job": job, "cost": settled.cost_micros})
+    more_spent = _settle_call(connection, job, settled)
+    if more_spent:
+        connection.execute(_ADD_COST, {"of_job": job, "cost": more_spent})
 
 
 def _check_claim(connection: Connection, job: str, claim: int) -> None:
@@ -302,19 +317,34 @@ def _check_claim(connection: Connection, job: str, claim: int) -> None:
         raise StaleClaim(f"claim {claim} of job {job} was taken over")
 
 
-def _settle_call(connection: Connection, job: str, settled: CallSettled) -> None:
+def _settle_call(connection: Connection, job: str, settled: CallSettled) -> int:
+    """Write what became of a call; returns by how much more that is than it was taken to cost before."""
     this_call = {"of_call": settled.id, "of_job": job}
-    state = CallState(connection.execute(_STATE_OF_CALL, this_call).scalar_one())
+    row = connection.execute(_STATE_OF_CALL, this_call).one()
     changed = {
-        "state": advance_call(state, settled.event), "answered_ms": settled.answered_ms,
+        "state": advance_call(CallState(row.state), settled.event), "answered_ms": settled.answered_ms,
         "cost_micros": settled.cost_micros, "error": settled.error,
     }  # fmt: skip
     connection.execute(_CHANGE_CALL, {**this_call, **changed})
+    return settled.cost_micros - int(row.cost_micros)
 
 
-def _sent_since(connection: Connection, upstream: str, since_ms: int) -> list[SentCall]:
+def _sent_since(connection: Connection, upstream: str, credential: str, since_ms: int) -> list[SentCall]:
     query = select(calls.c.sent_ms, calls.c.answered_ms).where(
         calls.c.upstream == upstream,
+        calls.c.credential == credential,
         or_(calls.c.sent_ms >= since_ms, calls.c.answered_ms >= since_ms, calls.c.state == CallState.SENDING),
     )
     return [SentCall(row.sent_ms, row.answered_ms) for row in connection.execute(query.order_by(calls.c.sent_ms))]
+
+
+def _durations(connection: Connection, upstream: str, limit: int) -> list[tuple[Request, int, int]]:
+    query = (
+        select(runs.c.request, calls.c.count.label("images"), calls.c.sent_ms, calls.c.answered_ms)
+        .join(runs, calls.c.run == runs.c.id)
+        .where(calls.c.upstream == upstream, calls.c.state == CallState.DONE, calls.c.error.is_(None))
+        .order_by(calls.c.sent_ms.desc())
+        .limit(limit)
+    )
+    rows = list(connection.execute(query))
+    return [(decode_request(row.request), row.images, row.answered_ms - row.sent_ms) for row in reversed(rows)]

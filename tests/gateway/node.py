@@ -6,12 +6,8 @@ import by name.
 
 import asyncio
 import contextlib
-import functools
-import io
-import random
 import socket
-import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -19,26 +15,17 @@ from typing import Any, Final
 import msgspec
 import pytest
 import uvicorn
-from PIL import Image
 from starlette.types import ASGIApp
 
-from gateway import blobs
 from gateway.clock import SystemClock
 from gateway.core.models import Model, Sizes
-from gateway.core.records import Append, Claimed, Identity, KeyRecord, Plan, images_of
-from gateway.core.reports import Picture
-from gateway.core.signing import Signer, SigningKey, digest
-from gateway.edges.links import TenantLinks
-from gateway.flow.access import KEY_PREFIX, Access
-from gateway.flow.admission import Admission
-from gateway.flow.feeds import BlobCache, Feeds
+from gateway.core.records import Append, Claimed, Identity, Plan, images_of
+from gateway.core.reports import Picture, Report
+from gateway.core.routing import Standing
+from gateway.flow.catalog import Catalog
 from gateway.flow.node import Node
-from gateway.flow.pictures import Pictures
-from gateway.flow.sessions import Promises, Sessions
-from gateway.flow.supervise import Supervisor
-from gateway.imaging import PillowTranscoder
-from gateway.ledger import SqlLedger, migrate, open_ledger
-from gateway.live.local import LocalTickets
+from gateway.ledger import SqlLedger
+from gateway.ports import CallOrder
 from protocol.messages import (
     Canceled,
     Canceler,
@@ -53,18 +40,19 @@ from protocol.messages import (
 )
 from protocol.session import Timing
 from protocol.tail import PreviewFacts
+from tests.gateway.doubles import QuietUpstream
+from tests.gateway.parts import EPOCH, LEASE_MS, CountingMeter, add_key, open_parts
+from tests.pictures import flat
 
-PUBLIC_URL: Final = "https://gw.example"
 UPSTREAM: Final = "easel"
-LEASE_MS: Final = 30_000
-SIGNING_KEY: Final = SigningKey("k1", b"s" * 32, 2**52)
-EPOCH: Final = "e0e0e0e0e0e0e0e0"
 MODEL: Final = Model(
     id="easel-1",
     upstream=UPSTREAM,
     vendor_model="easel",
-    tasks=frozenset({"txt2img", "img2img"}),
-    params=frozenset({"prompt", "negative_prompt", "width", "height", "steps", "guidance", "seed", "n", "strength"}),
+    tasks=dict.fromkeys(
+        ("txt2img", "img2img"),
+        frozenset({"prompt", "negative_prompt", "width", "height", "steps", "guidance", "seed", "n", "strength"}),
+    ),
     sizes=Sizes(smallest=64, largest=1024, multiple_of=8),
     default_size=(64, 64),
     progress="steps",
@@ -73,6 +61,18 @@ MODEL: Final = Model(
     price_micros=400,
     description="An easel without a painter",
 )
+
+
+class Easel(QuietUpstream):
+    """Offers the model; the hands of a test do the work."""
+
+    name = UPSTREAM
+    models: tuple[Model, ...] = (MODEL,)
+
+    async def run(self, order: CallOrder) -> AsyncGenerator[Report, None]:
+        """Nobody asks it."""
+        raise AssertionError("no dispatch runs here")
+        yield
 
 
 class ShiftedClock(SystemClock):
@@ -93,20 +93,6 @@ class ShiftedClock(SystemClock):
 
 
 @dataclass
-class CountingMeter:
-    """Fills the `Meter` port; `counted` has the sums by name and labels' values."""
-
-    counted: dict[tuple[str, ...], float] = field(default_factory=dict)
-
-    def count(self, name: str, amount: float = 1, **labels: str) -> None:
-        key = (name, *labels.values())
-        self.counted[key] = self.counted.get(key, 0) + amount
-
-    def observe(self, name: str, value: float, **labels: str) -> None:
-        self.count(name, value, **labels)
-
-
-@dataclass
 class NodeUnderTest:
     """A node, and what a test needs around it: keys, and the hands of a worker."""
 
@@ -114,20 +100,13 @@ class NodeUnderTest:
     ledger: SqlLedger
     clock: ShiftedClock
     meter: CountingMeter
-    promises: Promises
-    failures: list[tuple[str, BaseException]] = field(default_factory=list)
     rung: list[str] = field(default_factory=list)
     stopped: list[tuple[str, str]] = field(default_factory=list)
     """What admission asked of the dispatch that is not there: (job, by whom)."""
 
     async def add_key(self, tenant: str = "acme", plan: Plan | None = None) -> str:
         """Make a tenant's API key, and the tenant if it is new."""
-        now = self.clock.time_ms()
-        await self.ledger.accounts.add_tenant(tenant, plan or Plan(), now)
-        key = f"{KEY_PREFIX}{tenant}-{random.getrandbits(64):x}"
-        record = KeyRecord(f"key-{digest(key)[:12]}", tenant, "test", now)
-        await self.ledger.accounts.add_key(record, digest(key))
-        return key
+        return await add_key(self.ledger, self.clock, tenant, plan)
 
     async def identity(self, key: str, subject: str = "") -> Identity:
         """Return who a key stands for, or an end user of its account."""
@@ -217,56 +196,21 @@ class Hands:
         return {"job": self.job, "seq": 0, "time_ms": self._test.clock.time_ms()}
 
 
-@functools.cache
-def migrated() -> bytes:
-    """Return an empty ledger's file: half a second of migrations, once a process and not once a test."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "ledger.db"
-        migrate(path)
-        return path.read_bytes()
-
-
 @contextlib.asynccontextmanager
 async def open_node(
     folder: Path, *, limits: Limits | None = None, timing: Timing | None = None, epoch: str = EPOCH
 ) -> AsyncIterator[NodeUnderTest]:
     """Make a node on the ledger in `folder`."""
-    clock, chance, meter = ShiftedClock(), random.Random(7), CountingMeter()
-    limits = limits or Limits()
-    promises = Promises(15_000, 300_000, 3_600_000, 86_400_000, "USD")
-    failures: list[tuple[str, BaseException]] = []
-    supervisor = Supervisor(lambda name, error: failures.append((name, error)))
-    path = folder / "ledger.db"
-    if not path.exists():
-        path.write_bytes(migrated())
-    async with open_ledger(folder) as ledger:
-        epoch = await ledger.accounts.found(epoch, SIGNING_KEY)
-        signer = Signer(await ledger.accounts.signing_keys(clock.time_ms()))
-        access = Access(ledger.accounts, LocalTickets(), signer, clock, epoch)
-        pictures = Pictures(ledger.assets, blobs.local(folder / "blobs"), clock, limits, promises.asset_retention_ms)
-        transcoder = PillowTranscoder()
-        feeds = Feeds(ledger.jobs, transcoder, lambda tenant: TenantLinks(PUBLIC_URL, access, tenant))
-        rung: list[str] = []
-        stopped: list[tuple[str, str]] = []
-        models = {MODEL.id: MODEL}
-        admission = Admission(
-            ledger, pictures, feeds, models, clock, chance, limits=limits, ref_retention_ms=86_400_000,
-            max_queue=1000, ring=rung.append, stop_work=lambda job, by: stopped.append((job, by)),
+    clock = ShiftedClock()
+    rung: list[str] = []
+    stopped: list[tuple[str, str]] = []
+    async with open_parts(folder, clock, limits=limits, epoch=epoch) as parts:
+        node = parts.node(
+            Catalog([Easel()]), timing=timing, ring=rung.append, standings=lambda: {UPSTREAM: Standing()},
+            stop_work=lambda job, by: stopped.append((job, by)),
         )  # fmt: skip
-        sessions = Sessions(ledger, access, clock, chance, limits, promises, drain_spread_ms=0, cancel=admission.cancel)
-        node = Node(
-            access=access, admission=admission, feeds=feeds, pictures=pictures, blobs=BlobCache(), sessions=sessions,
-            jobs=ledger.jobs, models=models, clock=clock, meter=meter, supervisor=supervisor, limits=limits,
-            timing=timing or Timing(), asset_retention_ms=promises.asset_retention_ms,
-            event_retention_ms=promises.event_retention_ms,
-        )  # fmt: skip
-        supervisor.keep(feeds.encode_forever, "encoder")
-        try:
-            yield NodeUnderTest(node, ledger, clock, meter, promises, failures, rung, stopped)
-        finally:
-            await supervisor.stop()
-            transcoder.close()
-    assert failures == [], "a task of the node failed"
+        yield NodeUnderTest(node, parts.ledger, clock, parts.meter, rung, stopped)
+    assert parts.failures == [], "a task of the node failed"
 
 
 @pytest.fixture
@@ -300,6 +244,4 @@ async def serve(app: ASGIApp) -> AsyncIterator[str]:
 
 def picture_bytes(format: str, edge: int, shade: int = 0) -> bytes:
     """Return an encoded square picture of one colour."""
-    buffer = io.BytesIO()
-    Image.new("RGB", (edge, edge), (shade % 256, 40, 80)).save(buffer, format)
-    return buffer.getvalue()
+    return flat((shade % 256, 40, 80), (edge, edge), format=format)

@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,34 +11,17 @@ import pytest
 from starlette.types import Receive, Scope, Send
 
 from gateway.core.breaker import State
+from gateway.core.routing import Health
 from gateway.edges.events import Streams
 from gateway.edges.routes import build_app
 from gateway.flow.gate import GateFacts
-from tests.gateway.node import PUBLIC_URL, UPSTREAM, NodeUnderTest, node, serve
+from tests.answers import Answer
+from tests.gateway.node import UPSTREAM, NodeUnderTest, node, serve
+from tests.gateway.parts import PROMISES, PUBLIC_URL
 
 __all__ = ["node"]
 
 FRIENDLY_PAGE = "https://gallery.example"
-
-
-@dataclass
-class Answer:
-    """An answer, read to its end."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.body)
-
-    @property
-    def code(self) -> str:
-        """The error code, checked for the one shape that errors have."""
-        assert set(self.json) == {"error"}, self.json
-        assert {"code", "message", "retryable"} <= set(self.json["error"])
-        return str(self.json["error"]["code"])
 
 
 @dataclass
@@ -64,7 +47,7 @@ class Site:
     client: aiohttp.ClientSession
     streams: Streams
     log: FailureLog
-    gates: dict[str, GateFacts]
+    gates: dict[str, dict[str, tuple[GateFacts, Health]]]
     key: str
     """An API key of the tenant `acme`."""
 
@@ -92,12 +75,12 @@ async def no_socket(scope: Scope, receive: Receive, send: Send) -> None:
 async def site(node: NodeUnderTest) -> AsyncIterator[Site]:
     """A served node."""
     log, streams = FailureLog(), Streams()
-    gates = {UPSTREAM: GateFacts(0, 1, 4, 150, 149, None, State.CLOSED)}
+    gates = {UPSTREAM: {"default": (GateFacts(0, 1, 4, 150, 149, None, State.CLOSED), Health.OK)}}
     app = build_app(
         node.node,
         no_socket,
         public_url=PUBLIC_URL,
-        promises=node.promises,
+        promises=PROMISES,
         streams=streams,
         gates=lambda: gates,
         metrics=lambda: b"safelight_up 1\n",

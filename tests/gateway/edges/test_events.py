@@ -17,7 +17,8 @@ from protocol.delivery import Delivery
 from protocol.messages import Notice, Previews
 from protocol.session import Timing
 from tests.gateway.edges.conftest import Site
-from tests.gateway.node import EPOCH, PUBLIC_URL, Hands, NodeUnderTest, open_node
+from tests.gateway.node import Hands, NodeUnderTest, open_node
+from tests.gateway.parts import EPOCH, PUBLIC_URL
 
 
 @dataclass

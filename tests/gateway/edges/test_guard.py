@@ -7,7 +7,8 @@ from starlette.types import Receive, Scope, Send
 from gateway.edges.guard import Guard
 from protocol.ids import is_ulid
 from tests.gateway.edges.conftest import FRIENDLY_PAGE, FailureLog, LedgerIsFull, Site
-from tests.gateway.node import CountingMeter, ShiftedClock
+from tests.gateway.node import ShiftedClock
+from tests.gateway.parts import CountingMeter
 
 
 async def verdict(headers: list[tuple[str, str]], kind: str = "websocket", *, trust_forwarded: bool = False) -> Any:

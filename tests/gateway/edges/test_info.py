@@ -1,10 +1,11 @@
 import asyncio
-from dataclasses import replace
 
+import msgspec
 import pytest
 
-from gateway.core.breaker import State
+from gateway.cli_models import ModelTold
 from gateway.core.records import Plan
+from gateway.core.routing import Health
 from gateway.edges import info
 from tests.gateway.edges.conftest import Site
 from tests.gateway.node import UPSTREAM
@@ -21,6 +22,7 @@ async def test_models_are_listed_as_openai_lists_them(site: Site) -> None:
     assert model["sizes"] == {"min": 64, "max": 1024, "multiple_of": 8, "max_pixels": 4_194_304}
     assert (model["price_micros"], model["health"], model["cancel"]) == (400, "ok", "yes")
     assert (await site.ask("GET", "/v1/models/easel-1")).json == model
+    assert msgspec.convert(model, ModelTold).price() == "0.0004 USD"
 
 
 async def test_unknown_model_is_told_by_its_code(site: Site) -> None:
@@ -30,17 +32,13 @@ async def test_unknown_model_is_told_by_its_code(site: Site) -> None:
 
 
 async def test_health_of_a_model_is_its_upstreams(site: Site) -> None:
-    """The gate knows it."""
-    facts = site.gates[UPSTREAM]
-    for gate, health in (
-        (replace(facts, breaker=State.OPEN), "down"),
-        (replace(facts, breaker=State.HALF_OPEN), "recovering"),
-        (replace(facts, locked_until_ms=1), "locked_out"),
-    ):
-        site.gates[UPSTREAM] = gate
-        assert (await site.ask("GET", "/v1/models/easel-1")).json["health"] == health
+    """The best of its accounts counts."""
+    facts, _ = site.gates[UPSTREAM]["default"]
+    for health in Health:
+        site.gates[UPSTREAM] = {"first": (facts, Health.DOWN), "second": (facts, health)}
+        assert (await site.ask("GET", "/v1/models/easel-1")).json["health"] == health.name.lower()
     site.gates.clear()
-    assert (await site.ask("GET", "/v1/models/easel-1")).json["health"] == "unknown"
+    assert (await site.ask("GET", "/v1/models/easel-1")).json["health"] == "down"
 
 
 async def test_limits_tell_what_welcome_tells_and_the_plan(site: Site) -> None:
@@ -50,7 +48,16 @@ async def test_limits_tell_what_welcome_tells_and_the_plan(site: Site) -> None:
     assert told["limits"]["max_json"] == 65_536
     assert (told["heartbeat_ms"], told["currency"], told["plan"]) == (15_000, "USD", {"weight": 1.0, "max_jobs": 2})
     assert told["upstreams"] == [
-        {"upstream": UPSTREAM, "health": "ok", "waiting": 0, "running": 1, "concurrency": 4, "limit": 150, "free": 149}
+        {
+            "upstream": UPSTREAM,
+            "account": 1,
+            "health": "ok",
+            "waiting": 0,
+            "running": 1,
+            "concurrency": 4,
+            "limit": 150,
+            "free": 149,
+        }
     ]
 
 

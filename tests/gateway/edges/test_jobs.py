@@ -4,8 +4,9 @@ from typing import Any
 import pytest
 
 from gateway.core.records import Plan
-from tests.gateway.edges.conftest import Answer, Site
-from tests.gateway.node import PUBLIC_URL
+from tests.answers import Answer
+from tests.gateway.edges.conftest import Site
+from tests.gateway.parts import PUBLIC_URL
 
 BODY = {"task": "txt2img", "model": "easel-1", "params": {"prompt": "a harbour at dawn", "seed": 7}}
 

@@ -7,57 +7,45 @@ while a thread or the blob store works. So a test of a long backoff takes no tim
 import asyncio
 import contextlib
 import functools
-import io
 import json
-import random
 import selectors
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, ParamSpec, TypeVar, TypeVarTuple
 
 import msgspec
-from PIL import Image
 from sqlalchemy import select
 
 from gateway import blobs
-from gateway.core.models import Model, Sizes
-from gateway.core.records import Claimed, Identity, JobRecord, KeyRecord, Plan
+from gateway.core.models import Model, Progress, Sizes
+from gateway.core.records import Claimed, Identity, JobRecord, Plan
 from gateway.core.reports import ImageMade, Outcome, Picture, PreviewMade, Report, StepDone, UpstreamFault, WorkBegun
-from gateway.core.signing import Signer, SigningKey, digest
-from gateway.edges.links import TenantLinks
-from gateway.flow.access import KEY_PREFIX, Access
-from gateway.flow.admission import Admission
+from gateway.flow.book import Workshop
+from gateway.flow.catalog import Catalog, Way
 from gateway.flow.connection import Connection
 from gateway.flow.dispatch import Dispatch
 from gateway.flow.feeds import BlobCache, Feeds
 from gateway.flow.gate import Gate
+from gateway.flow.lines import Line, Lines
 from gateway.flow.node import Node
-from gateway.flow.pictures import Pictures
-from gateway.flow.sessions import Promises, Sessions
-from gateway.flow.supervise import Supervisor
-from gateway.flow.worker import Line, Worker, Workshop
-from gateway.imaging import PillowTranscoder
-from gateway.ledger import SqlLedger, open_ledger, schema
-from gateway.live.local import LocalTickets
+from gateway.flow.worker import Worker
+from gateway.ledger import SqlLedger, schema
 from gateway.ports import CallOrder
 from protocol.ladder import Rung
 from protocol.messages import END_TYPES, Limits, Numbered, Submit
 from protocol.session import Timing
-from tests.gateway.node import CountingMeter, migrated
+from tests.gateway.doubles import QuietUpstream
+from tests.gateway.parts import EPOCH, LEASE_MS, CountingMeter, add_key, open_parts
+from tests.pictures import flat
 from tests.virtual_time import LoopClock, VirtualTimeLoop, _JumpingSelector
 
 P = ParamSpec("P")
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
-PUBLIC_URL: Final = "https://gw.example"
-LEASE_MS: Final = 30_000
 PRICE: Final = 1000
 """Millionths that one image of any scripted model costs."""
-SESSION_TTL_MS: Final = 300_000
-EPOCH: Final = "e0e0e0e0e0e0e0e0"
-SIGNING_KEY: Final = SigningKey("k1", b"s" * 32, 2**52)
 
 
 # --- time ---
@@ -168,13 +156,26 @@ class _Blobs:
 Act = Callable[[CallOrder], AsyncGenerator[Report, None]]
 
 
-class ScriptedUpstream:
+class ScriptedUpstream(QuietUpstream):
     """See `gateway.ports.Upstream`. Each call is the next act; after the last one every call paints."""
 
     def __init__(
-        self, *acts: Act, name: str = "script", billed: bool = False, images_per_call: int = 8, steps: int = 2
+        self,
+        *acts: Act,
+        name: str = "script",
+        model: str = "",
+        billed: bool = False,
+        images_per_call: int = 8,
+        steps: int = 2,
+        price: int = PRICE,
+        progress: Progress = "steps",
+        resumes: Sequence[Act] | None = None,
     ) -> None:
         self.name = name
+        self._can_find = resumes is not None
+        self.resumes = list(resumes or [])
+        self.resumed: list[tuple[str, str | None]] = []
+        """The id and the handle of each call that was looked up."""
         self.acts = list(acts)
         self.orders: list[CallOrder] = []
         self.called_at: list[float] = []
@@ -182,26 +183,31 @@ class ScriptedUpstream:
         """How many calls were closed before their end."""
         self.models: tuple[Model, ...] = (
             Model(
-                id=name,
+                id=model or name,
                 upstream=name,
                 vendor_model=name,
-                tasks=frozenset({"txt2img", "img2img"}),
-                params=frozenset({"prompt", "steps", "seed", "n", "strength"}),
+                tasks=dict.fromkeys(("txt2img", "img2img"), frozenset({"prompt", "steps", "seed", "n", "strength"})),
                 sizes=Sizes(smallest=8, multiple_of=8),
                 default_size=(8, 8),
                 default_steps=steps,
                 max_n=8,
                 images_per_call=images_per_call,
                 billed=billed,
-                price_micros=PRICE,
+                price_micros=price,
+                progress=progress,
             ),
         )
 
-    async def open(self) -> None:
-        """Nothing to open."""
+    def can_find(self, handle: str | None) -> bool:
+        """Whether it was given acts for that."""
+        return self._can_find
 
-    async def close(self) -> None:
-        """Nothing to close."""
+    async def resume(self, order: CallOrder, handle: str | None) -> AsyncGenerator[Report, None]:
+        """Play the next act of those for calls that are looked up."""
+        self.resumed.append((order.id, handle))
+        async with contextlib.aclosing(self.resumes.pop(0)(order)) as reports:
+            async for report in reports:
+                yield report
 
     async def run(self, order: CallOrder) -> AsyncGenerator[Report, None]:
         """Play the next act."""
@@ -270,17 +276,13 @@ def fault(outcome: Outcome, code: str = "upstream_error", **more: Any) -> Upstre
 @functools.cache
 def picture(seed: int, edge: int = 8) -> Picture:
     """A finished picture; another for each seed."""
-    buffer = io.BytesIO()
-    Image.new("RGB", (edge, edge), (seed % 256, seed // 256 % 256, 7)).save(buffer, "PNG")
-    return Picture(buffer.getvalue(), "png", edge, edge)
+    return Picture(flat((seed % 256, seed // 256 % 256, 7), (edge, edge)), "png", edge, edge)
 
 
 @functools.cache
 def preview(step: int, edge: int = 128) -> Picture:
     """A preview, larger than the smallest rung, so that it must be encoded for that."""
-    buffer = io.BytesIO()
-    Image.new("RGB", (edge, edge), (step % 256, 90, 7)).save(buffer, "JPEG")
-    return Picture(buffer.getvalue(), "jpeg", edge, edge)
+    return Picture(flat((step % 256, 90, 7), (edge, edge), format="JPEG"), "jpeg", edge, edge)
 
 
 # --- the node ---
@@ -340,7 +342,6 @@ class Studio:
     ledger: SqlLedger
     shop: Workshop
     dispatch: Dispatch
-    promises: Promises
     meter: CountingMeter
     store: _Blobs
     failures: list[tuple[str, BaseException]]
@@ -357,11 +358,7 @@ class Studio:
 
     async def add_key(self, tenant: str = "acme", plan: Plan | None = None) -> str:
         """Make an API key, and its tenant if it is new."""
-        now = self.clock.time_ms()
-        await self.ledger.accounts.add_tenant(tenant, plan or Plan(), now)
-        key = f"{KEY_PREFIX}{tenant}-{random.getrandbits(64):x}"
-        await self.ledger.accounts.add_key(KeyRecord(f"key-{digest(key)[:12]}", tenant, "test", now), digest(key))
-        return key
+        return await add_key(self.ledger, self.clock, tenant, plan)
 
     async def identity(self, tenant: str = "acme", subject: str = "") -> Identity:
         """Return somebody of a tenant, which is made if it is new."""
@@ -371,7 +368,7 @@ class Studio:
     async def submit(self, ref: str = "ref-1", *, tenant: str = "acme", session: str | None = None, **how: Any) -> str:
         """Make a job and return its id; `how` are params, and fields of the submit."""
         params = {"prompt": "a harbour at dawn", "seed": 7} | {
-            name: how.pop(name) for name in ("n", "seed", "steps", "prompt", "strength") if name in how
+            name: how.pop(name) for name in ("n", "seed", "steps", "prompt", "strength", "adjust") if name in how
         }
         submit = Submit(ref=ref, params=msgspec.Raw(msgspec.json.encode(params)), **{"task": "txt2img"} | how)
         made = await self.node.admission.submit(await self.identity(tenant), submit, {}, session)
@@ -389,7 +386,7 @@ class Studio:
         self.feeds.fill(claimed.job, claimed.log)
         self.feeds.working(claimed.job.id, begins=True)
         line = self.dispatch.lines[name]
-        worker = Worker(self.shop, line, line.upstream.models[0], claimed)
+        worker = Worker(self.shop, line, self.dispatch._model(claimed.job), claimed, self.dispatch.elsewhere)
         task = self.node.supervisor.start(self.dispatch._run(line, worker), f"job {claimed.job.id}")
         task.add_done_callback(lambda _: self.feeds.working(claimed.job.id, begins=False))
         return worker, task
@@ -450,51 +447,37 @@ async def open_studio(
     poll_seconds: float = 1.0,
     serving: bool = False,
     epoch: str = EPOCH,
+    ways: Mapping[str, Sequence[Way]] | None = None,
 ) -> AsyncIterator[Studio]:
     """Make a node on the ledger in `folder`; `serving`: its dispatch claims by itself."""
-    clock, chance, meter = LoopClock(), random.Random(7), CountingMeter()
-    limits = limits or Limits()
-    promises = Promises(15_000, SESSION_TTL_MS, 3_600_000, 86_400_000, "USD")
-    failures: list[tuple[str, BaseException]] = []
-    supervisor = Supervisor(lambda name, error: failures.append((name, error)))
-    path = folder / "ledger.db"
-    if not path.exists():
-        path.write_bytes(migrated())
-    async with open_ledger(folder) as ledger:
-        epoch = await ledger.accounts.found(epoch, SIGNING_KEY)
-        signer = Signer(await ledger.accounts.signing_keys(clock.time_ms()))
-        access = Access(ledger.accounts, LocalTickets(), signer, clock, epoch)
-        store = _Blobs(folder / "blobs")
-        pictures = Pictures(ledger.assets, store, clock, limits, promises.asset_retention_ms)
-        transcoder = PillowTranscoder()
-        feeds = Feeds(ledger.jobs, transcoder, lambda tenant: TenantLinks(PUBLIC_URL, access, tenant))
-        models = {model.id: model for upstream in upstreams for model in upstream.models}
-        lines = [Line(one, "default", (gates or {}).get(one.name, _open_gate)(clock), concurrency) for one in upstreams]
-        shop = Workshop(ledger, pictures, feeds, clock, chance, meter, lease_ms=LEASE_MS, max_tries=max_tries)
-        dispatch = Dispatch(shop, lines, models, supervisor, node="here", poll_seconds=poll_seconds)
-        admission = Admission(
-            ledger, pictures, feeds, models, clock, chance, limits=limits, ref_retention_ms=86_400_000,
-            max_queue=1000, ring=dispatch.ring, stop_work=dispatch.stop_work,
+    clock, store = LoopClock(), _Blobs(folder / "blobs")
+    async with open_parts(folder, clock, store=store, limits=limits, epoch=epoch, max_tries=max_tries) as parts:
+        catalog = Catalog(upstreams, ways)
+        gate_of = gates or {}
+        accounts: dict[str, list[ScriptedUpstream]] = {}
+        for one in upstreams:  # of one name: several accounts of it
+            accounts.setdefault(one.name, []).append(one)
+        lines = [
+            Lines(
+                [
+                    Line(one, f"account-{number}", gate_of.get(name, _open_gate)(clock), concurrency)
+                    for number, one in enumerate(ones, start=1)
+                ],
+                clock,
+            )
+            for name, ones in accounts.items()
+        ]
+        shop = replace(parts.shop, blobs=BlobCache())  # as if the workers were another node's: clients fetch finals
+        dispatch = Dispatch(shop, lines, catalog, parts.supervisor, node="here", poll_seconds=poll_seconds)
+        node = parts.node(
+            catalog, timing=timing, ring=dispatch.ring, stop_work=dispatch.stop_work, standings=dispatch.standings,
+            drain_spread_ms=5000,
         )  # fmt: skip
-        sessions = Sessions(
-            ledger, access, clock, chance, limits, promises, drain_spread_ms=5000, cancel=admission.cancel
-        )
-        node = Node(
-            access=access, admission=admission, feeds=feeds, pictures=pictures, blobs=BlobCache(), sessions=sessions,
-            jobs=ledger.jobs, models=models, clock=clock, meter=meter, supervisor=supervisor, limits=limits,
-            timing=timing or Timing(), asset_retention_ms=promises.asset_retention_ms,
-            event_retention_ms=promises.event_retention_ms,
-        )  # fmt: skip
-        studio = Studio(node, ledger, shop, dispatch, promises, meter, store, failures)
-        supervisor.keep(feeds.encode_forever, "encoder")
+        studio = Studio(node, parts.ledger, shop, dispatch, parts.meter, store, parts.failures)
         if serving:
             dispatch.start()
-        try:
-            yield studio
-        finally:
-            await supervisor.stop()
-            transcoder.close()
-    assert len(failures) == studio.expected_failures, failures
+        yield studio
+    assert len(parts.failures) == studio.expected_failures, parts.failures
 
 
 def _open_gate(clock: LoopClock) -> Gate:

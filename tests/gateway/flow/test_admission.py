@@ -12,16 +12,8 @@ from gateway.core.records import Identity, Plan
 from gateway.flow.admission import MAX_BUCKETS
 from protocol.errors import ClientFault
 from protocol.messages import Input, Limits, Submit
-from tests.gateway.flow.studio import (
-    LEASE_MS,
-    PRICE,
-    ScriptedUpstream,
-    Studio,
-    kinds,
-    open_studio,
-    patiently,
-    picture,
-)
+from tests.gateway.flow.studio import PRICE, ScriptedUpstream, Studio, kinds, open_studio, patiently, picture
+from tests.gateway.parts import LEASE_MS
 
 PLAYER = Identity("acme", "player", Plan(), "key-1")
 UPLOAD = "01JD9Z6Q8M4T7V2XK3B5N0RCEW"
@@ -199,4 +191,4 @@ async def test_cancel_of_a_queued_job_ends_it_and_of_another_tells_its_worker(tm
 
 def replace_tasks(upstream: ScriptedUpstream, tasks: set[str]) -> Any:
     """Return the upstream's model with other tasks."""
-    return replace(upstream.models[0], tasks=frozenset(tasks))
+    return replace(upstream.models[0], tasks=dict.fromkeys(tasks, upstream.models[0].params))

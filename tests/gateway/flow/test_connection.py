@@ -14,7 +14,6 @@ from protocol.messages import Limits, Started
 from protocol.session import Phase, Timing
 from protocol.tail import PreviewFacts
 from tests.gateway.flow.studio import (
-    LEASE_MS,
     Client,
     ScriptedUpstream,
     Studio,
@@ -26,6 +25,7 @@ from tests.gateway.flow.studio import (
     soon,
     until,
 )
+from tests.gateway.parts import LEASE_MS
 
 UPLOAD = "01JD9Z6Q8M4T7V2XK3B5N0RCEW"
 
@@ -102,7 +102,7 @@ async def test_resume_replays_what_the_client_lacks_and_then_says_synced(tmp_pat
     async with open_studio(tmp_path, ScriptedUpstream(), serving=True) as studio:
         client = await joined(studio)
         session = client.connection.session
-        jobs = [await client.submit(f"ref-{at}") for at in range(2)]
+        jobs = sorted([await client.submit(f"ref-{at}") for at in range(2)])
         await client.gone()
         await studio.ended(*jobs)
         again = Client(studio, await studio.identity())
@@ -497,7 +497,7 @@ async def test_timer_is_never_later_than_the_machine_asks(tmp_path: Path, seed: 
                     await client.say("watch", job=job, previews={"max_fps": chance.choice([1, 5, 30]), "max_edge": 128})
                 case 1:
                     await client.say("unwatch", job=job)
-                case 2 if job in connection._tails:
+                case 2 if connection._outlet.watches(job):
                     await client.say("prefs", job=job, previews={"max_fps": chance.choice([0, 2])})
                 case 3:
                     client.wire.has_space = not client.wire.has_space
@@ -513,8 +513,7 @@ async def test_timer_is_never_later_than_the_machine_asks(tmp_path: Path, seed: 
                     await asyncio.sleep(chance.choice([0.0, 0.01, 0.3, 2.0]))  # virtual
             if connection.machine.phase is Phase.CLOSED:
                 break
-            assert connection._timer is not None
-            assert connection._timer_at <= connection.machine.deadline(), frame
+            assert connection._alarm.at <= connection.machine.deadline(), frame
         assert connection.rings < 2 * steps
         client.told()
         await client.gone()

@@ -10,7 +10,6 @@ from gateway.flow.gate import Gate
 from protocol.ladder import Rung
 from protocol.messages import Canceled, Completed, Failed, Started
 from tests.gateway.flow.studio import (
-    LEASE_MS,
     ScriptedUpstream,
     Spectator,
     fails,
@@ -22,6 +21,7 @@ from tests.gateway.flow.studio import (
     soon,
     until,
 )
+from tests.gateway.parts import LEASE_MS
 
 
 @patiently
@@ -132,7 +132,7 @@ async def test_own_job_claimed_again_is_worked_by_the_new_claim_alone(tmp_path: 
         log = await studio.log(job)
         assert [event.attempt for event in log if isinstance(event, Started)] == [1, 2]
         await soon()
-        assert (studio.dispatch.working, studio.dispatch._busy) == (0, {"script": 0})
+        assert (studio.dispatch.working, studio.dispatch.lines["script"].busy) == (0, 0)
 
 
 @patiently

@@ -14,16 +14,8 @@ from protocol.errors import ClientFault
 from protocol.ladder import Rung
 from protocol.messages import Canceled, Progress, Queued, Started
 from protocol.tail import PreviewFacts
-from tests.gateway.flow.studio import (
-    LEASE_MS,
-    ScriptedUpstream,
-    Spectator,
-    Studio,
-    open_studio,
-    patiently,
-    preview,
-    soon,
-)
+from tests.gateway.flow.studio import ScriptedUpstream, Spectator, Studio, open_studio, patiently, preview, soon
+from tests.gateway.parts import LEASE_MS
 
 SMALL, TINY = Rung(64, "jpeg", 70), Rung(64, "jpeg", 40)
 NOBODY = "01JD9Z6Q8M4T7V2XK3B5N0RCEW"

@@ -9,7 +9,6 @@ import pytest
 from gateway.core.records import SessionRecord
 from protocol.messages import Limits
 from tests.gateway.flow.studio import (
-    SESSION_TTL_MS,
     Client,
     ScriptedUpstream,
     Studio,
@@ -20,6 +19,7 @@ from tests.gateway.flow.studio import (
     soon,
     until,
 )
+from tests.gateway.parts import SESSION_TTL_MS
 
 TTL_SECONDS = SESSION_TTL_MS / 1000
 

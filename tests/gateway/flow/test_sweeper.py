@@ -7,7 +7,6 @@ from gateway.core.records import JobRecord
 from gateway.flow.sweeper import Sweeper
 from protocol.messages import Canceled, Canceler, Completed
 from tests.gateway.flow.studio import (
-    SESSION_TTL_MS,
     ScriptedUpstream,
     Spectator,
     Studio,
@@ -18,6 +17,7 @@ from tests.gateway.flow.studio import (
     patiently,
     until,
 )
+from tests.gateway.parts import SESSION_TTL_MS
 
 DAY_MS = 86_400_000
 

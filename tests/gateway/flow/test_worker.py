@@ -9,6 +9,7 @@ from msgspec import UNSET
 from sqlalchemy import Connection, select, update
 
 from gateway.core.reports import Outcome
+from gateway.flow.catalog import Catalog
 from gateway.flow.gate import Gate
 from gateway.flow.worker import MAX_ATTEMPTS_IN_ALL
 from gateway.ledger import schema
@@ -629,7 +630,7 @@ async def test_model_that_is_no_longer_offered_fails_the_job(tmp_path: Path) -> 
     async with open_studio(tmp_path, ScriptedUpstream()) as studio:
         job = await studio.submit()
         studio.dispatch.start()
-        studio.dispatch._models = {}
+        studio.dispatch._catalog = Catalog([])
         await studio.ended(job)
         end = failed(await studio.log(job))
         assert (end.error.code, end.error.retryable, end.cost_micros) == ("model_not_found", False, 0)

@@ -36,7 +36,7 @@ async def submit(ledger: Ledger, *numbers: int, tenant: str = "t", **changes: An
 
 async def everything(ledger: Ledger, number: int = 1) -> object:
     """Return all that there is of a job, to compare."""
-    calls = await ledger.work.sent_since("up", 0)
+    calls = await ledger.work.sent_since("up", "default", 0)
     return await ledger.jobs.log(job_id(number)), calls
 
 
@@ -298,7 +298,12 @@ async def test_append_settles_its_call_with_it(ledger: Ledger) -> None:
     assert row is not None
     assert row.cost_micros == 1000
     again = await claim_one(ledger, now_ms=6000)
-    assert again.calls == [Call(new_call(1, job).id, CallState.DONE, billed=True, first=0, count=1)]
+    assert again.calls == [
+        Call(
+            new_call(1, job).id, CallState.DONE, billed=True, first=0, count=1, upstream="up", credential="default",
+            price_micros=1000, cost_micros=1000,
+        )
+    ]  # fmt: skip
     assert again.delivered == {0}
     assert [picture.seq for picture in again.images] == [3]
 
@@ -427,7 +432,7 @@ async def test_call_is_begun_once(ledger: Ledger) -> None:
     await ledger.work.begin_call(new_call(1, job_id(1)), claimed.job.claim)
     with pytest.raises(Exception, match="UNIQUE"):
         await ledger.work.begin_call(new_call(1, job_id(1), sent_ms=9), claimed.job.claim)
-    assert await ledger.work.sent_since("up", 0) == [SentCall(5000, None)]
+    assert await ledger.work.sent_since("up", "default", 0) == [SentCall(5000, None)]
 
 
 async def test_calls_of_a_window_are_told_for_its_mirror(ledger: Ledger) -> None:
@@ -438,10 +443,10 @@ async def test_calls_of_a_window_are_told_for_its_mirror(ledger: Ledger) -> None
         await ledger.work.begin_call(new_call(number, job_id(1), sent_ms=sent_ms, upstream=upstream), claimed.job.claim)
     await ledger.work.settle_call(job_id(1), 1, answered(1, answered_ms=1500))
     await ledger.work.settle_call(job_id(1), 1, answered(2, answered_ms=2600))
-    assert await ledger.work.sent_since("up", 2600) == [SentCall(2000, 2600), SentCall(3000, None)]
-    assert await ledger.work.sent_since("up", 1500) == [
+    assert await ledger.work.sent_since("up", "default", 2600) == [SentCall(2000, 2600), SentCall(3000, None)]
+    assert await ledger.work.sent_since("up", "default", 1500) == [
         SentCall(1000, 1500),
         SentCall(2000, 2600),
         SentCall(3000, None),
     ]
-    assert await ledger.work.sent_since("up", 9000) == [SentCall(3000, None)]
+    assert await ledger.work.sent_since("up", "default", 9000) == [SentCall(3000, None)]

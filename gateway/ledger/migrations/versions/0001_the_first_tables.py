@@ -168,6 +168,7 @@ def upgrade() -> None:
         sa.Column("count", sa.Integer(), nullable=False),
         sa.Column("price_micros", sa.BigInteger(), nullable=False),
         sa.Column("cost_micros", sa.BigInteger(), nullable=False),
+        sa.Column("handle", sa.String(length=200), nullable=True, comment="the vendor's own id of the work"),
         sa.Column("error", sa.String(length=64), nullable=True),
         sa.Column("sent_ms", sa.BigInteger(), nullable=False),
         sa.Column("answered_ms", sa.BigInteger(), nullable=True),
