@@ -26,7 +26,7 @@ from gateway.core.reports import (
     WorkBegun,
 )
 from gateway.engine import wire
-from gateway.ports import CallOrder
+from gateway.ports import CallOrder, Findings
 
 _GRACE_SECONDS: Final = 1.0
 """How long a process may take to obey: a cancellation, the end of its input, a SIGTERM."""
@@ -50,6 +50,7 @@ class Engine:
         self.models: tuple[Model, ...] = (_model(name),)
         # A semaphore wakes its waiters in the order of their arrival.
         self._slots = asyncio.Semaphore(processes)
+        self._at_once = processes
         self._processes: set[_Process] = set()
         self._idle: list[_Process] = []
         self._closed = False
@@ -68,6 +69,23 @@ class Engine:
             process = next(iter(self._processes))
             await process.end()
             self._processes.discard(process)
+
+    async def refresh(self) -> None:
+        """See `Upstream.refresh`: the painter is what it is."""
+
+    async def probe(self) -> Findings:
+        """See `Upstream.probe`: a process that starts can paint."""
+        await self._give_back(await self._borrow())
+        return Findings("the embedded painter", (f"paints up to {self._at_once} pictures at once",))
+
+    def can_find(self, handle: str | None) -> bool:
+        """See `Upstream.can_find`: what a process painted died with it."""
+        return False
+
+    async def resume(self, order: CallOrder, handle: str | None) -> AsyncGenerator[Report, None]:
+        """See `Upstream.resume`: what a process painted died with it."""
+        raise UpstreamFault(Outcome.GONE, "worker_lost", "the painting process died")
+        yield  # pragma: no cover - makes this a generator
 
     async def run(self, order: CallOrder) -> AsyncGenerator[Report, None]:
         """Paint `order.count` pictures, the first from `order.seed`, each next from the seed that follows."""
@@ -285,13 +303,15 @@ def _advice(code: str, paint: wire.Paint) -> dict[str, object]:
     return {"suggest": {"width": width, "height": height}}
 
 
+_PARAMS: Final = frozenset(("prompt", "width", "height", "steps", "seed", "n"))
+
+
 def _model(upstream: str) -> Model:
     return Model(
         id="painter",
         upstream=upstream,
         vendor_model="painter",
-        tasks=frozenset(("txt2img", "img2img", "inpaint")),
-        params=frozenset(("prompt", "width", "height", "steps", "seed", "n", "strength")),
+        tasks={"txt2img": _PARAMS, "img2img": _PARAMS | {"strength"}, "inpaint": _PARAMS | {"strength"}},
         sizes=Sizes(smallest=64, largest=2048, multiple_of=8, max_pixels=2048 * 2048),
         default_size=(512, 512),
         steps=(1, 150),

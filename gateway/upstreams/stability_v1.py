@@ -10,60 +10,27 @@ billed, and one whose answer did not come whole has an unknown outcome.
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator, Callable, Mapping
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import AsyncGenerator, Mapping
 
-import aiohttp
 import msgspec
 
 from gateway.core.reports import ImageMade, Outcome, Report, UpstreamFault, WorkBegun
 from gateway.core.secret import Secret
-from gateway.ports import CallOrder
-from gateway.upstreams.http import Beside, TrackedBody
+from gateway.ports import CallOrder, Findings
+from gateway.upstreams.http import Beside
+from gateway.upstreams.multipart import encode_multipart
+from gateway.upstreams.pictures import needs_preparing, prepare, unusable
 from gateway.upstreams.stability_v1_models import Engine, model_of
-from gateway.upstreams.stability_v1_wire import (
-    MOST_ERROR_BYTES,
-    check,
-    encode_multipart,
-    from_vendor,
-    needs_preparing,
-    prepare,
-    refusal,
-    to_vendor,
-    unusable,
-)
+from gateway.upstreams.stability_v1_wire import WANTED, check, from_vendor, refusal, to_vendor
+from gateway.upstreams.vendor import INLINE_BYTES, Answer, Ask, Vendor
 
 __all__ = ["Engine", "StabilityV1"]
-
-_ERROR_BODY_SECONDS: Final = 5.0
-_INLINE_BYTES: Final = 1024 * 1024
-"""Answers up to this size are decoded on the loop: some 2 ms; above, a thread's hop costs less than the stall."""
-
-
-@dataclass(slots=True)
-class _Progress:
-    """How far a request has come."""
-
-    begun: bool = False
-    """Its head was written, or is about to be."""
-    sent: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-    is_whole: bool = True
 
 
 class StabilityV1:
     """One account of the vendor's; see `Upstream`. `engines` maps the vendor's engine ids to how they are offered.
 
-    `timeout_seconds` is for a whole call, from connecting to the answer's last byte. A connection that lay idle for
-    `keepalive_seconds` is not used again, 0 = never: the shorter, the rarer that the vendor closes one just as a call
-    goes out on it, whose outcome is then unknown.
+    `timeout_seconds` is for a whole call, from connecting to the answer's last byte; see `Vendor` for the others.
     """
 
     def __init__(
@@ -80,149 +47,104 @@ class StabilityV1:
     ) -> None:
         self.name = name
         self.models = tuple(model_of(name, engine_id, engine) for engine_id, engine in engines.items())
-        self._base_url = base_url.rstrip("/")
-        self._secret = Secret(api_key)
-        self._timeout = aiohttp.ClientTimeout(total=timeout_seconds, connect=connect_timeout_seconds)
-        self._keepalive_seconds = keepalive_seconds
+        secret = Secret(api_key)
+        self._secret = secret
+        self._vendor = Vendor(
+            name,
+            base_url,
+            secret=secret,
+            headers=lambda: {
+                "Accept": "application/json",
+                "Authorization": f"Bearer {secret.reveal()}",
+                "Stability-Client-ID": "safelight",
+            },
+            timeout_seconds=timeout_seconds,
+            connect_timeout_seconds=connect_timeout_seconds,
+            keepalive_seconds=keepalive_seconds,
+        )
         self._max_answer_bytes = max_answer_bytes
-        self._session: aiohttp.ClientSession | None = None
 
     def __repr__(self) -> str:
-        return f"<StabilityV1 {self.name} at {self._base_url}>"
+        return f"<StabilityV1 {self.name} at {self._vendor.base_url}>"
 
     async def open(self) -> None:
-        """Make the connection pool; no connection is made yet."""
-        trace = aiohttp.TraceConfig()
-        trace.on_request_headers_sent.append(_note_begun)
-        self._session = aiohttp.ClientSession(
-            connector=self._connector(),
-            timeout=self._timeout,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            # The environment's proxies and .netrc are the operator's, not this vendor's.
-            trust_env=False,
-            trace_configs=[trace],
-        )
+        """See `Upstream.open`."""
+        await self._vendor.open()
 
     async def close(self) -> None:
         """Close all connections; calls under way fail."""
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        await self._vendor.close()
+
+    async def refresh(self) -> None:
+        """See `Upstream.refresh`: what is offered stands in the settings, with its prices."""
 
     async def run(self, order: CallOrder) -> AsyncGenerator[Report, None]:
         """See `Upstream.run`. Cancelling drops the connection."""
         check(order)
-        if needs_preparing(order):
-            order = await asyncio.to_thread(prepare, order)
-        progress = _Progress()
+        if needs_preparing(order, WANTED):
+            order = await asyncio.to_thread(prepare, order, WANTED)
+        is_gone = False
 
         def gone() -> None:
+            nonlocal is_gone
             # Once only: nothing sends a POST twice, but the port's promise should not rest on that.
-            if not progress.sent:
-                progress.sent = True
+            if not is_gone:
+                is_gone = True
                 order.sent()
                 beside.move()
 
-        async with Beside(self._ask(order, progress, gone), f"{self.name} call {order.id}") as beside:
+        async with Beside(self._vendor.ask(self._asked(order), gone), f"{self.name} call {order.id}") as beside:
             await beside.moved()
-            if progress.sent:
+            if is_gone:
                 yield WorkBegun(order.request.steps)
             answer = await beside.result()
         for image in await self._images(order, answer):
             yield image
 
-    def _connector(self) -> aiohttp.TCPConnector:
-        # No limit of its own: how many calls go out at once is the gate's decision, and a call that waits here has
-        # been let through there.
-        if self._keepalive_seconds == 0:
-            return aiohttp.TCPConnector(limit=0, force_close=True)
-        return aiohttp.TCPConnector(limit=0, keepalive_timeout=self._keepalive_seconds)
+    def can_find(self, handle: str | None) -> bool:
+        """See `Upstream.can_find`: the vendor has no way to ask."""
+        return False
 
-    async def _images(self, order: CallOrder, answer: _Answer) -> list[ImageMade]:
+    async def resume(self, order: CallOrder, handle: str | None) -> AsyncGenerator[Report, None]:
+        """See `Upstream.resume`: the vendor cannot be asked."""
+        raise UpstreamFault(Outcome.UNKNOWN, "outcome_unknown", "the vendor cannot be asked what became of a call")
+        yield  # pragma: no cover - makes this a generator
+
+    async def probe(self) -> Findings:
+        """See `Upstream.probe`: asks for the balance and the engines, which costs nothing."""
+        balance = await self._read("/v1/user/balance")
+        engines = msgspec.json.decode(await self._read("/v1/engines/list"), type=list[dict[str, object]])
+        known = {str(engine.get("id")) for engine in engines}
+        offered = [model.vendor_model for model in self.models]
+        problems = [
+            f"the vendor does not list the engine {engine}: take it out of `engines`"
+            for engine in offered
+            if engine not in known
+        ]
+        left = msgspec.json.decode(balance, type=dict[str, object]).get("credits")
+        facts = (f"{left} credits left", f"engines: {', '.join(sorted(known))}")
+        return Findings("Stability AI REST v1", facts, tuple(problems))
+
+    async def _read(self, path: str) -> bytes:
+        answer = await self._vendor.ask(Ask("GET", path, most=INLINE_BYTES))
+        if answer.status != 200:
+            raise refusal(answer.status, answer.headers, answer.body, self._secret, self.name)
+        return answer.body
+
+    async def _images(self, order: CallOrder, answer: Answer) -> list[ImageMade]:
         if answer.status != 200:
             raise refusal(answer.status, answer.headers, answer.body, self._secret, self.name)
         if not answer.is_whole:
             raise unusable(f"the answer has more than {self._max_answer_bytes} bytes")
-        if len(answer.body) <= _INLINE_BYTES:
+        if len(answer.body) <= INLINE_BYTES:
             return from_vendor(order, answer.body)
         return await asyncio.to_thread(from_vendor, order, answer.body)
 
-    async def _ask(self, order: CallOrder, progress: _Progress, gone: Callable[[], None]) -> _Answer:
+    def _asked(self, order: CallOrder) -> Ask:
         path, content = to_vendor(order)
         body, content_type = (
             encode_multipart(content, secrets.token_hex(16))
             if isinstance(content, list)
             else (msgspec.json.encode(content), "application/json")
         )
-        try:
-            return await self._post(path, TrackedBody(body, content_type, gone), progress)
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            kind = type(error).__name__
-        # Outside of `except`, so that the foreign exception is not chained: some carry our headers, key and all.
-        raise _lost(kind, self.name, begun=progress.begun)
-
-    async def _post(self, path: str, body: TrackedBody, progress: _Progress) -> _Answer:
-        assert self._session is not None, "open() comes first"
-        headers = {
-            "Accept": "application/json",
-            # The answer is base64 of compressed pictures; and what is not compressed can't be a bomb.
-            "Accept-Encoding": "identity",
-            "Authorization": f"Bearer {self._secret.reveal()}",
-            "Stability-Client-ID": "safelight",
-        }
-        async with self._session.post(
-            f"{self._base_url}{path}",
-            data=body,
-            headers=headers,
-            allow_redirects=False,
-            trace_request_ctx=progress,
-        ) as response:
-            return await self._read(response)
-
-    async def _read(self, response: aiohttp.ClientResponse) -> _Answer:
-        if response.status == 200:
-            content, is_whole = await _bounded(response, self._max_answer_bytes)
-        else:
-            # The status says enough: a body that breaks off or never ends takes nothing from it.
-            content, is_whole = b"", False
-            try:
-                async with asyncio.timeout(_ERROR_BODY_SECONDS):
-                    content, is_whole = await _bounded(response, MOST_ERROR_BYTES)
-            except (aiohttp.ClientError, TimeoutError, OSError):
-                response.close()
-        return _Answer(response.status, response.headers, content, is_whole)
-
-
-async def _bounded(response: aiohttp.ClientResponse, most: int) -> tuple[bytes, bool]:
-    """Return the body and whether that is all of it; stop reading, and drop the connection, at `most` bytes."""
-    pieces: list[bytes] = []
-    size = response.content_length or 0
-    if size <= most:
-        size = 0
-        async for piece in response.content.iter_any():
-            pieces.append(piece)
-            size += len(piece)
-            if size > most:
-                break
-        else:
-            return b"".join(pieces), True
-    response.close()
-    return b"".join(pieces)[:most], False
-
-
-def _lost(kind: str, upstream: str, *, begun: bool) -> UpstreamFault:
-    details = {"upstream": upstream, "cause": kind}
-    if begun:
-        message = "the connection to the vendor broke before its answer was whole"
-        return UpstreamFault(Outcome.UNKNOWN, "outcome_unknown", message, details=details)
-    message = "there is no connection to the vendor"
-    return UpstreamFault(Outcome.NOT_SENT, "model_unavailable", message, details=details)
-
-
-async def _note_begun(
-    _session: aiohttp.ClientSession, context: object, _params: aiohttp.TraceRequestHeadersSentParams
-) -> None:
-    # Called just before the head is written, which is the right side to err on: from here on bytes may be out.
-    progress = getattr(context, "trace_request_ctx", None)
-    assert isinstance(progress, _Progress), "every request of this session has one"
-    progress.begun = True
+        return Ask("POST", path, body, content_type, most=self._max_answer_bytes)

@@ -64,21 +64,15 @@ PATHS: Final = {
     "img2img": "image-to-image",
     "inpaint": "image-to-image/masking",
 }
-_PARAMS: Final = frozenset(
-    [
-        "prompt",
-        "negative_prompt",
-        "width",
-        "height",
-        "steps",
-        "guidance",
-        "sampler",
-        "seed",
-        "n",
-        "strength",
-        "style",
-    ]
-)
+_SHARED: Final = frozenset({"prompt", "negative_prompt", "steps", "guidance", "sampler", "seed", "n", "style"})
+_SIZE: Final = frozenset({"width", "height"})
+TASKS: Final[dict[str, frozenset[str]]] = {
+    "txt2img": _SHARED | _SIZE,
+    # The result has the init image's size, which we bring to what was asked.
+    "img2img": _SHARED | _SIZE | {"strength"},
+    # Masking takes no strength: grey in the mask is what there is.
+    "inpaint": _SHARED | _SIZE,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +99,7 @@ def model_of(upstream: str, engine_id: str, engine: Engine) -> Model:
         id=engine.model,
         upstream=upstream,
         vendor_model=engine_id,
-        tasks=frozenset(PATHS),
-        params=_PARAMS,
+        tasks=TASKS,
         sizes=engine.sizes or sizes,
         default_size=engine.default_size or default_size,
         # The specification goes up to 150, later documents to 50: what both allow.

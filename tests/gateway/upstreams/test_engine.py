@@ -34,6 +34,7 @@ from gateway.engine.painter import Painter
 from gateway.ports import CallOrder, Upstream
 from gateway.upstreams.engine import Engine
 from gateway.upstreams.engine_child import PaintingFault, Studio, decode_mask, decode_picture, read_orders
+from tests import pictures
 
 DEADLINE_SECONDS = 20.0
 ROOT = Path(__file__).parents[3]
@@ -74,9 +75,7 @@ async def told(engine: Engine, call: CallOrder) -> list[Report]:
 
 def encoded(pixels: np.ndarray[Any, np.dtype[np.uint8]], format: str = "PNG") -> bytes:
     """Return pixels as a file."""
-    content = io.BytesIO()
-    Image.fromarray(pixels).save(content, format)
-    return content.getvalue()
+    return pictures.encoded(Image.fromarray(pixels), format)
 
 
 def pixels_of(content: bytes) -> Pixels:
