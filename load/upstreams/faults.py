@@ -87,7 +87,12 @@ class Garbage:
     """The body's size for `huge`."""
 
 
-Fault = Refuse | Finish | Cut | Stall | Drip | Garbage
+@dataclass(frozen=True, slots=True)
+class VendorFault:
+    """A fault that one vendor alone knows: subclass it and enter the subclass in `KINDS`."""
+
+
+Fault = Refuse | Finish | Cut | Stall | Drip | Garbage | VendorFault
 
 KINDS: dict[str, type[Fault]] = {
     "refuse": Refuse,

@@ -174,12 +174,22 @@ class StandIn(abc.ABC):
 
     async def pace(self, exchange: Exchange, *, begun: bool) -> None:
         """Wait until the request took its time: the rule's, else a drawn one if work was begun, else none."""
-        seconds = exchange.rule.service_seconds
-        if seconds is None:
-            seconds = self._service.draw(self._service_chance) if begun else 0.0
-        remaining = exchange.started + seconds - asyncio.get_running_loop().time()
+        remaining = exchange.started + self.service_seconds(exchange, begun=begun) - asyncio.get_running_loop().time()
         if remaining > 0:
             await asyncio.sleep(remaining)
+
+    def service_seconds(self, exchange: Exchange, *, begun: bool) -> float:
+        """How long a request takes in all: the rule's time, else a drawn one if work was begun, else none.
+
+        Each call draws anew.
+        """
+        if exchange.rule.service_seconds is not None:
+            return exchange.rule.service_seconds
+        return self._service.draw(self._service_chance) if begun else 0.0
+
+    def delivery(self, exchange: Exchange, answer: Answer) -> Fault | None:
+        """The fault that the answer meets on its way out; a vendor with faults of its own translates them here."""
+        return exchange.fault
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         if request.path.startswith(CONTROL):
@@ -215,14 +225,16 @@ class StandIn(abc.ABC):
     async def _converse(self, exchange: Exchange) -> web.StreamResponse:
         call = exchange.call
         self.tally.begin(call)
+        fault = exchange.fault
         try:
             answer = await self.answer(exchange)
             call.status = answer.status
-            call.outcome, sent = await deliver(exchange.request, answer, exchange.fault, self._closing)
+            fault = self.delivery(exchange, answer)
+            call.outcome, sent = await deliver(exchange.request, answer, fault, self._closing)
             return sent
         except (ConnectionError, asyncio.CancelledError):
             # A client that gives up on a stall has met the stall; any other left of its own accord.
-            call.outcome = "stalled" if isinstance(exchange.fault, Stall) else "dropped"
+            call.outcome = "stalled" if isinstance(fault, Stall) else "dropped"
             raise
         finally:
             self.tally.end(call, self.clock())
@@ -253,7 +265,7 @@ def _control(standin: StandIn, request: web.BaseRequest, body: bytes) -> Answer:
 def _set_script(standin: StandIn, body: bytes) -> Answer:
     try:
         rules = rules_from_json(json.loads(body))
+        standin.script(*rules)
     except (ScriptError, ValueError) as error:
         return json_answer(400, {"message": str(error)})
-    standin.script(*rules)
     return json_answer(200, {"rules": len(rules)})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 
@@ -41,6 +41,8 @@ class Call:
     """What the client called itself."""
     unknown_fields: tuple[str, ...] = ()
     """Fields the vendor does not know; sent by mistake, most likely."""
+    fields: dict[str, object] = field(default_factory=dict)
+    """What the body held, ready for JSON; long values and files stand as their size and digest."""
 
 
 class Tally:
@@ -77,6 +79,10 @@ class Tally:
         call.billed, call.images = True, images
         self._counts["billed"] += 1
         self._counts["billed_images"] += images
+
+    def note(self, event: str) -> None:
+        """Count something that only this vendor knows."""
+        self._groups.setdefault("events", Counter())[event] += 1
 
     def end(self, call: Call, now: float) -> None:
         """Count how a call ended, from the outcome and status written into it."""

@@ -12,6 +12,7 @@ import contextlib
 import email.utils
 import fcntl
 import http
+import itertools
 import socket
 import struct
 import termios
@@ -35,6 +36,11 @@ class Answer:
     status: int
     headers: tuple[tuple[str, str], ...]
     body: bytes
+    times: tuple[tuple[int, float], ...] = ()
+    """Makes it a stream: from this byte of the body on, nothing leaves before that moment of the loop's clock.
+
+    A stream's length is not announced, so its body must hold the framing of its chunks.
+    """
 
     def head(self, *, keep_alive: bool = True) -> bytes:
         """Status line and headers with the empty line after them."""
@@ -42,7 +48,7 @@ class Answer:
             f"HTTP/1.1 {self.status} {_reason(self.status)}",
             f"Date: {email.utils.formatdate(usegmt=True)}",
             *(f"{name}: {value}" for name, value in self.headers),
-            f"Content-Length: {len(self.body)}",
+            "Transfer-Encoding: chunked" if self.times else f"Content-Length: {len(self.body)}",
             f"Connection: {'keep-alive' if keep_alive else 'close'}",
         ]
         return "\r\n".join([*lines, "", ""]).encode("latin-1")
@@ -92,6 +98,7 @@ class _Wire:
         self._head = answer.head(keep_alive=self._keep_alive)
         self._body = answer.body
         self._length = len(self._head) + len(self._body)
+        self._times = [(len(self._head) + byte, moment) for byte, moment in answer.times]
 
     async def whole(self) -> tuple[Outcome, Sent]:
         await self._write(0, self._length)
@@ -130,9 +137,17 @@ class _Wire:
         return max(0, min(byte if byte >= 0 else self._length + byte, self._length))
 
     async def _write(self, begin: int, end: int) -> None:
+        marks = {place for place, _ in self._times if begin < place < end}
         # In pieces, so that a huge body waits for the client and not in memory.
-        for place in range(begin, end, _PIECE):
-            await self._request.writer.write(self._bytes(place, min(place + _PIECE, end)))
+        for place, until in itertools.pairwise(sorted({*range(begin, end, _PIECE), *marks, end})):
+            await self._due(place)
+            await self._request.writer.write(self._bytes(place, until))
+
+    async def _due(self, place: int) -> None:
+        moment = max((moment for byte, moment in self._times if byte <= place), default=0.0)
+        remaining = moment - asyncio.get_running_loop().time()
+        if remaining > 0:
+            await asyncio.sleep(remaining)
 
     def _bytes(self, begin: int, end: int) -> bytes:
         skip = len(self._head)
