@@ -19,8 +19,10 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from gateway import blobs, config
+from gateway.builders import ONLY_ACCOUNT, accounts_of
 from gateway.clock import SystemClock
-from gateway.core.models import Model
+from gateway.core.eta import PastRuns
+from gateway.core.routing import Standing
 from gateway.core.signing import Signer, SigningKey
 from gateway.edges.events import Streams
 from gateway.edges.links import TenantLinks
@@ -29,15 +31,18 @@ from gateway.edges.socket import BoundedHttp, with_high_water
 from gateway.edges.stream import Stream
 from gateway.flow.access import Access
 from gateway.flow.admission import Admission
+from gateway.flow.book import Workshop
+from gateway.flow.catalog import Catalog, Way
 from gateway.flow.dispatch import Dispatch
-from gateway.flow.feeds import BlobCache, Feeds
+from gateway.flow.feeds import Feeds
 from gateway.flow.gate import Gate, GateFacts
+from gateway.flow.lines import Line, Lines
 from gateway.flow.node import Node
 from gateway.flow.pictures import Pictures
 from gateway.flow.sessions import Promises, Sessions
 from gateway.flow.supervise import Supervisor
 from gateway.flow.sweeper import Sweeper
-from gateway.flow.worker import Line, Workshop
+from gateway.flow.teller import kind_of
 from gateway.imaging import PillowTranscoder
 from gateway.ledger import SqlLedger, open_ledger
 from gateway.ledger.sql import LedgerBusy
@@ -45,13 +50,13 @@ from gateway.live.local import LocalTickets
 from gateway.observe import logs
 from gateway.observe.metrics import PrometheusMeter
 from gateway.ports import Clock, Upstream
-from gateway.upstreams.engine import Engine
-from gateway.upstreams.stability_v1 import Engine as StabilityEngine
-from gateway.upstreams.stability_v1 import StabilityV1
-from protocol.messages import Limits
+from protocol.messages import Canceler, Limits
 from protocol.session import Timing
 
+"""The account's name where there is no key, and where a test gives the upstream."""
 SIGNING_KEY_YEARS: Final = 10
+RUNS_REMEMBERED: Final = 500
+"""How many of an upstream's past runs a start reads, for estimates."""
 UNSENT_LOW_WATER: Final = 32_768
 """How much the kernel may hold unsent (TCP_NOTSENT_LOWAT): the deeper it is, the older what a slow client sees."""
 
@@ -103,16 +108,18 @@ async def running(
         )
         feeds = Feeds(ledger.jobs, transcoder, lambda tenant: TenantLinks(public_url, access, tenant))
         if upstreams is None:
-            upstreams = [_UPSTREAMS[type(one)](name, one) for name, one in settings.upstreams.items()]
-        for upstream in upstreams:
-            await upstream.open()
-            stack.push_async_callback(upstream.close)
-        models = _models(upstreams)
+            accounts = {name: accounts_of(name, one) for name, one in settings.upstreams.items()}
+        else:
+            accounts = {one.name: {ONLY_ACCOUNT: one} for one in upstreams}
+        for instances in accounts.values():
+            for upstream in instances.values():
+                await upstream.open()
+                stack.push_async_callback(upstream.close)
         lines = [
-            await _line(upstream, settings.upstreams[upstream.name], ledger, clock, supervisor)
-            for upstream in upstreams
+            await _lines(settings.upstreams[name], instances, ledger, clock, supervisor)
+            for name, instances in accounts.items()
         ]
-        final_bytes = BlobCache()
+        catalog = Catalog([one.upstream for one in lines], _ways(settings.models))
         shop = Workshop(
             ledger=ledger,
             pictures=pictures,
@@ -124,56 +131,32 @@ async def running(
             max_tries=settings.work.max_tries,
             backoff_base_seconds=settings.work.backoff_base_ms / 1000,
             backoff_cap_seconds=settings.work.backoff_cap_ms / 1000,
-            blobs=final_bytes,
+            past=await _past_runs(ledger, list(accounts)),
         )
         dispatch = Dispatch(
-            shop, lines, models, supervisor, node=_node_name(), poll_seconds=settings.work.poll_ms / 1000
+            shop, lines, catalog, supervisor, node=_node_name(), poll_seconds=settings.work.poll_ms / 1000
         )
-        admission = Admission(
-            ledger,
-            pictures,
-            feeds,
-            models,
-            clock,
-            chance,
+        promises = _promises(settings.protocol)
+        node = make_node(
+            shop,
+            access,
+            catalog,
+            supervisor,
             limits=limits,
+            timing=_timing(settings.protocol),
+            promises=promises,
             ref_retention_ms=settings.protocol.ref_retention_ms,
+            drain_spread_ms=settings.protocol.drain_spread_ms,
             max_queue=settings.limits.max_queue,
             ring=dispatch.ring,
             stop_work=dispatch.stop_work,
-        )
-        promises = _promises(settings.protocol)
-        sessions = Sessions(
-            ledger,
-            access,
-            clock,
-            chance,
-            limits,
-            promises,
-            drain_spread_ms=settings.protocol.drain_spread_ms,
-            cancel=admission.cancel,
-        )
-        node = Node(
-            access=access,
-            admission=admission,
-            feeds=feeds,
-            pictures=pictures,
-            blobs=final_bytes,
-            sessions=sessions,
-            jobs=ledger.jobs,
-            models=models,
-            clock=clock,
-            meter=meter,
-            supervisor=supervisor,
-            limits=limits,
-            timing=_timing(settings.protocol),
-            asset_retention_ms=settings.protocol.asset_retention_ms,
-            event_retention_ms=settings.protocol.event_retention_ms,
+            standings=dispatch.standings,
         )
         stack.push_async_callback(supervisor.stop)
         # The folder is ours alone, so whatever was claimed here before is nobody's now.
         await ledger.work.forget_claims()
         dispatch.start()
+        catalog.keep_fresh(supervisor)
         Sweeper(
             node,
             session_ttl_ms=settings.protocol.session_ttl_ms,
@@ -187,7 +170,7 @@ async def running(
             public_url=public_url,
             promises=promises,
             streams=streams,
-            gates=lambda: {name: line.gate.snapshot() for name, line in dispatch.lines.items()},
+            gates=lambda: {name: lines.facts() for name, lines in dispatch.lines.items()},
             metrics=meter.render,
             chance=chance,
             log=log,
@@ -198,6 +181,67 @@ async def running(
             busy=(LedgerBusy,),
         )
         yield Gateway(app, node, streams, dispatch, ledger, settings.protocol.drain_grace_ms / 1000)
+
+
+def make_node(
+    shop: Workshop,
+    access: Access,
+    catalog: Catalog,
+    supervisor: Supervisor,
+    *,
+    limits: Limits,
+    timing: Timing,
+    promises: Promises,
+    ref_retention_ms: int,
+    drain_spread_ms: int,
+    max_queue: int,
+    ring: Callable[[str], None],
+    stop_work: Callable[[str, Canceler], None],
+    standings: Callable[[], Mapping[str, Standing]],
+) -> Node:
+    """Return the side that faces clients, on what the workers share; the functions are their dispatch's."""
+    ledger, clock = shop.ledger, shop.clock
+    admission = Admission(
+        ledger,
+        shop.pictures,
+        shop.feeds,
+        catalog,
+        clock,
+        shop.chance,
+        limits=limits,
+        ref_retention_ms=ref_retention_ms,
+        max_queue=max_queue,
+        ring=ring,
+        stop_work=stop_work,
+        standings=standings,
+    )
+    sessions = Sessions(
+        ledger,
+        access,
+        clock,
+        shop.chance,
+        limits,
+        promises,
+        drain_spread_ms=drain_spread_ms,
+        cancel=admission.cancel,
+    )
+    return Node(
+        access=access,
+        admission=admission,
+        feeds=shop.feeds,
+        pictures=shop.pictures,
+        blobs=shop.blobs,
+        sessions=sessions,
+        jobs=ledger.jobs,
+        models=catalog,
+        clock=clock,
+        meter=shop.meter,
+        supervisor=supervisor,
+        limits=limits,
+        timing=timing,
+        asset_retention_ms=promises.asset_retention_ms,
+        event_retention_ms=promises.event_retention_ms,
+    )
 
 
 async def serve(settings: config.Config, *, announce: Callable[[str], None]) -> None:
@@ -277,48 +321,54 @@ def uvicorn_config(app: ASGIApp, *, backlog: int, high_water: int) -> uvicorn.Co
 # --- parts ---
 
 
-def _engine(name: str, settings: config.Engine) -> Upstream:
-    return Engine(name=name, processes=settings.processes)
+def _ways(models: Mapping[str, config.Model]) -> dict[str, list[Way]]:
+    return {
+        name: [Way(route.upstream, route.model, route.weight, route.group) for route in model.routes]
+        for name, model in models.items()
+    }
 
 
-def _stability_v1(name: str, settings: config.StabilityV1) -> Upstream:
-    return StabilityV1(
-        name=name,
-        base_url=settings.base_url,
-        api_key=settings.api_key.reveal(),
-        engines={
-            engine: StabilityEngine(model=engine, price_micros=price) for engine, price in settings.engines.items()
-        },
-        timeout_seconds=settings.timeout_ms / 1000,
-        connect_timeout_seconds=settings.connect_timeout_ms / 1000,
-    )
+async def _past_runs(ledger: SqlLedger, upstreams: Sequence[str]) -> PastRuns:
+    """Return what runs took before this process began."""
+    past = PastRuns()
+    for name in upstreams:
+        for request, images, took_ms in await ledger.work.durations(name, RUNS_REMEMBERED):
+            past.note(kind_of(name, request, images), took_ms / 1000)
+    return past
 
 
-_UPSTREAMS: Final[Mapping[type, Callable[[str, Any], Upstream]]] = {
-    config.Engine: _engine,
-    config.StabilityV1: _stability_v1,
-}
-
-
-def _models(upstreams: Sequence[Upstream]) -> dict[str, Model]:
-    """All models by the name that clients use; of two with one name the first upstream's counts."""
-    models: dict[str, Model] = {}
-    for upstream in upstreams:
-        for model in upstream.models:
-            models.setdefault(model.id, model)
-    return models
-
-
-async def _line(
-    upstream: Upstream, settings: config.Upstream, ledger: SqlLedger, clock: Clock, supervisor: Supervisor
-) -> Line:
-    """Return an upstream's line, its gate rebuilt from the calls of the last window and the kept lock-out."""
-    credential = "default"
+async def _lines(
+    settings: config.Upstream,
+    accounts: Mapping[str, Upstream],
+    ledger: SqlLedger,
+    clock: Clock,
+    supervisor: Supervisor,
+) -> Lines:
+    """Return an upstream's lines, one for each account."""
     if isinstance(settings, config.Engine):
-        return Line(upstream, credential, Gate(clock=clock), settings.processes)
+        gated = [Line(one, account, Gate(clock=clock), settings.processes) for account, one in accounts.items()]
+    else:
+        gated = [
+            Line(
+                one, account, await _gate(one.name, account, settings, ledger, clock, supervisor), settings.concurrency
+            )
+            for account, one in accounts.items()
+        ]
+    return Lines(gated, clock)
+
+
+async def _gate(
+    upstream: str,
+    credential: str,
+    settings: config.HttpUpstream,
+    ledger: SqlLedger,
+    clock: Clock,
+    supervisor: Supervisor,
+) -> Gate:
+    """Return an account's gate, rebuilt from the calls of the last window and the kept lock-out."""
 
     def keep_lockout(until_ms: int) -> None:
-        supervisor.start(ledger.accounts.lock_out(upstream.name, credential, until_ms), f"lock-out of {upstream.name}")
+        supervisor.start(ledger.accounts.lock_out(upstream, credential, until_ms), f"lock-out of {upstream}")
 
     gate = Gate(
         clock=clock,
@@ -329,14 +379,16 @@ async def _line(
         on_lockout=keep_lockout,
     )
     since_ms = clock.time_ms() - int(gate.horizon_seconds * 1000)
-    past = await ledger.work.sent_since(upstream.name, since_ms)
-    locked_until_ms = await ledger.accounts.locked_until(upstream.name, credential)
+    past = await ledger.work.sent_since(upstream, credential, since_ms)
+    locked_until_ms = await ledger.accounts.locked_until(upstream, credential)
     # What the ledger has is when a call was about to be sent, so only its answer bounds when the vendor counted it.
     gate.restore([(None, call.answered_ms) for call in past], locked_until_ms or None)
-    return Line(upstream, credential, gate, settings.concurrency)
+    return gate
 
 
-def _limit_of(limit: config.Window | config.Bucket) -> dict[str, Any]:
+def _limit_of(limit: config.Window | config.Bucket | None) -> dict[str, Any]:
+    if limit is None:
+        return {}
     shared = {"delay_bound_seconds": limit.delay_bound_ms / 1000, "lockout_seconds": limit.lockout_ms / 1000}
     if isinstance(limit, config.Window):
         return {"limit": limit.window, "period_seconds": limit.period_ms / 1000, **shared}
@@ -380,9 +432,8 @@ def _watch(meter: PrometheusMeter, node: Node, dispatch: Dispatch, ledger: SqlLe
     """Have the gauges read where their numbers are kept."""
 
     def of_gates(read: Callable[[GateFacts], int | None]) -> Callable[[], dict[tuple[str, ...], float]]:
-        facts = ((name, line.gate.snapshot) for name, line in dispatch.lines.items())
-        gates = dict(facts)
-        return lambda: {(name,): float(read(snapshot()) or 0) for name, snapshot in gates.items()}
+        gates = {(name, line.credential): line.gate for name, lines in dispatch.lines.items() for line in lines}
+        return lambda: {labels: float(read(gate.snapshot()) or 0) for labels, gate in gates.items()}
 
     meter.watch("connections", lambda: len(node.sessions))
     meter.watch("sessions", lambda: node.sessions.held)

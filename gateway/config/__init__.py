@@ -1,45 +1,58 @@
 """The settings: frozen dataclasses, filled once from a TOML file, the environment and the command line.
 
-`settings` has the dataclasses, `reading` fills them, `describe` tells what there is and what was given, and `values`
-turns text into values and back. Everything stops at `app.py`, which hands components plain arguments.
+`settings` and `upstreams` have the dataclasses, `fields` the types in them. `reading` fills them from what `sources`
+lays over each other, `describe` tells what there is and what was given, and `values` turns text into values and back.
+Everything stops at `app.py` and `builders.py`, which hand components plain arguments.
 """
 
 from gateway.config.describe import Effective, Setting, describe
-from gateway.config.reading import ConfigFaults, load, load_with_origins
-from gateway.config.settings import (
-    NOT_SETTINGS,
+from gateway.config.faults import ConfigFaults
+from gateway.config.reading import load, load_with_origins
+from gateway.config.settings import NOT_SETTINGS, Config, Data, Limits, Log, Model, Protocol, Route, Server, Work
+from gateway.config.upstreams import (
+    A1111,
     STABILITY_V1_ENGINES,
+    STABILITY_V2BETA_PRICES,
     Breaker,
     Bucket,
-    Config,
-    Data,
+    ComfyUI,
+    Credential,
     Engine,
-    Limits,
-    Log,
-    Protocol,
-    Server,
+    HttpUpstream,
+    OpenAIImages,
+    SdCpp,
     StabilityV1,
+    StabilityV2Beta,
     Upstream,
     Window,
-    Work,
 )
 
 __all__ = [
+    "A1111",
     "NOT_SETTINGS",
     "STABILITY_V1_ENGINES",
+    "STABILITY_V2BETA_PRICES",
     "Breaker",
     "Bucket",
+    "ComfyUI",
     "Config",
     "ConfigFaults",
+    "Credential",
     "Data",
     "Effective",
     "Engine",
+    "HttpUpstream",
     "Limits",
     "Log",
+    "Model",
+    "OpenAIImages",
     "Protocol",
+    "Route",
+    "SdCpp",
     "Server",
     "Setting",
     "StabilityV1",
+    "StabilityV2Beta",
     "Upstream",
     "Window",
     "Work",

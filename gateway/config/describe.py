@@ -10,19 +10,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.config import settings
-from gateway.config.settings import (
-    KINDS,
-    PREFIX,
-    Breaker,
-    Bucket,
-    Config,
-    Engine,
-    SettingPath,
-    StabilityV1,
-    Window,
-)
-from gateway.config.values import takes, toml_text
+from gateway.config import settings, upstreams
+from gateway.config.fields import SettingPath
+from gateway.config.settings import PREFIX, Config, Route
+from gateway.config.upstreams import KINDS, Breaker, Bucket, HttpUpstream, Window
+from gateway.config.values import dotted, takes, toml_text
 from gateway.core.secret import Secret
 
 
@@ -31,13 +23,15 @@ class Setting:
     """A row in the table of settings."""
 
     path: str
-    """As in the file: section and field. `NAME` stands for an upstream's name."""
+    """As in the file: section and field. `NAME` stands for the name of an upstream or a model."""
     type: str
     """What is allowed."""
     default: str
     doc: str
     env: str
-    """The environment variable that sets it."""
+    """The environment variable that sets it; empty: none does."""
+    kinds: tuple[str, ...] = ()
+    """Of a setting of upstreams: the kinds that have it, with this default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,15 +54,29 @@ class Effective:
 
 
 def describe() -> list[Setting]:
-    """Return every setting, in the order of the sections."""
-    sections = [(name, hint) for name, hint in settings_of(Config).items() if name != "upstreams"]
-    rows = [row for name, hint in sections for row in _describe(hint, (name,))]
-    kinds = f"one of {', '.join(KINDS)}"
-    rows.append(Setting("upstreams.NAME.kind", kinds, "", "Who serves it.", _variable(("upstreams", "NAME", "kind"))))
-    for kind, section in KINDS.items():
-        _, *others = _describe(section, ("upstreams", "NAME"))
-        rows += [dataclasses.replace(row, doc=f"{kind}: {row.doc}") for row in others]
-    return rows
+    """Return every setting, in the order of the sections, those of upstreams and of models last."""
+    rows = [row for name, hint in plain_sections().items() for row in _describe(hint, (name,))]
+    return [*rows, *_of_upstreams(), *_of_routes()]
+
+
+def _of_routes() -> Iterator[Setting]:
+    for row in _describe(Route, ("models", "NAME", "routes[]")):
+        yield dataclasses.replace(row, env="", default="" if row.default == '""' else row.default)
+
+
+def _of_upstreams() -> list[Setting]:
+    """Return the settings of all kinds; those that several kinds have in the same way are told once."""
+    own = ("upstreams", "NAME")
+    kind = (*own, "kind")
+    told: dict[str, dict[Setting, list[str]]] = {}
+    for name, section in KINDS.items():
+        for row in _describe(section, own):
+            told.setdefault(row.path, {}).setdefault(row, []).append(name)
+    del told[dotted(kind)]
+    rows = [Setting(dotted(kind), f"one of {', '.join(KINDS)}", "", "Who serves it.", _variable(kind), tuple(KINDS))]
+    return rows + [
+        dataclasses.replace(row, kinds=tuple(kinds)) for ways in told.values() for row, kinds in ways.items()
+    ]
 
 
 def settings_of(section: type[Any]) -> Mapping[str, Any]:
@@ -77,16 +85,22 @@ def settings_of(section: type[Any]) -> Mapping[str, Any]:
     return {one.name: hints[one.name] for one in dataclasses.fields(section) if one.metadata.get("setting", True)}
 
 
+def plain_sections() -> Mapping[str, type[Any]]:
+    """Return the sections that are there once, and not by names."""
+    return {name: hint for name, hint in settings_of(Config).items() if typing.get_origin(hint) is not Mapping}
+
+
+def is_limit(hint: Any) -> bool:
+    """Whether a setting is a vendor's limit, which has two shapes and may be missing."""
+    return {Window, Bucket} <= set(typing.get_args(hint))
+
+
 def is_setting(path: SettingPath) -> bool:
     """Whether a variable of this path can mean anything; which fields a kind has is for `reading` to say."""
     if path[0] != "upstreams":
-        section = settings_of(Config).get(path[0])
+        section = plain_sections().get(path[0])
         return section is not None and len(path) == 2 and path[1] in settings_of(section)
-    known: list[SettingPath] = [
-        ("kind",),
-        *((name,) for name in settings_of(Engine)),
-        *((name,) for name in settings_of(StabilityV1)),
-    ]
+    known: list[SettingPath] = [(name,) for section in KINDS.values() for name in settings_of(section)]
     known += [("limit", name) for name in (*settings_of(Window), *settings_of(Bucket))]
     known += [("breaker", name) for name in settings_of(Breaker)]
     return path[2:] in known
@@ -98,11 +112,11 @@ def _variable(path: SettingPath) -> str:
 
 
 def _describe(section: type[Any], path: SettingPath) -> Iterator[Setting]:
-    docs = _docs()[section.__name__]
+    docs = _docs(section)
     defaults = section()
     for name, hint in settings_of(section).items():
         inner = (*path, name)
-        if hint == Window | Bucket:
+        if is_limit(hint):
             yield from _describe(Window, inner)
             shared = {row.path for row in _describe(Window, inner)}
             yield from (row for row in _describe(Bucket, inner) if row.path not in shared)
@@ -111,14 +125,20 @@ def _describe(section: type[Any], path: SettingPath) -> Iterator[Setting]:
         else:
             value = getattr(defaults, name)
             default = "" if value is None else toml_text(value)
-            yield Setting(".".join(inner), takes(hint), default, docs[name], _variable(inner))
+            yield Setting(dotted(inner), takes(hint), default, docs[name], _variable(inner))
+
+
+def _docs(section: type[Any]) -> Mapping[str, str]:
+    """Return the text under each field of a section, or under the one it stands in for."""
+    return {name: text for one in reversed(section.__mro__) for name, text in _written().get(one.__name__, {}).items()}
 
 
 @functools.cache
-def _docs() -> Mapping[str, Mapping[str, str]]:
-    """Return the text under each field of each class of `settings`."""
+def _written() -> Mapping[str, Mapping[str, str]]:
+    """Return the text under each field of each class of settings."""
     found: dict[str, dict[str, str]] = {}
-    for node in ast.parse(inspect.getsource(settings)).body:
+    nodes = [node for module in (settings, upstreams) for node in ast.parse(inspect.getsource(module)).body]
+    for node in nodes:
         if not isinstance(node, ast.ClassDef):
             continue
         texts = found[node.name] = {}
@@ -135,23 +155,18 @@ def effective(config: Config, origins: Mapping[SettingPath, str]) -> Iterator[Ef
     """Yield each setting with its value; those that have no origin are defaults."""
     for name in settings_of(Config):
         section = getattr(config, name)
-        parts: list[tuple[SettingPath, Any]] = [((name,), section)]
-        if name == "upstreams":
-            parts = [((name, one), upstream) for one, upstream in section.items()]
-        for path, part in parts:
+        parts = {(name,): section} if name in plain_sections() else {(name, one): part for one, part in section.items()}
+        for path, part in parts.items():
             yield from _values(part, path, origins)
 
 
 def _values(section: Any, path: SettingPath, origins: Mapping[SettingPath, str]) -> Iterator[Effective]:
-    for one in dataclasses.fields(section):
-        inner, value = (*path, one.name), getattr(section, one.name)
+    for name in settings_of(type(section)):
+        inner, value = (*path, name), getattr(section, name)
         if dataclasses.is_dataclass(value):
             yield from _values(value, inner, origins)
-        elif isinstance(value, Secret):
-            yield Effective(".".join(inner), value, _origin_of_key(section))
         else:
-            yield Effective(".".join(inner), value, origins.get(inner, "default"))
-
-
-def _origin_of_key(upstream: StabilityV1) -> str:
-    return f"variable {upstream.api_key_env}" if upstream.api_key_env else f"file {upstream.api_key_file}"
+            yield Effective(dotted(inner), value, origins.get(inner, "default"))
+    if isinstance(section, HttpUpstream):
+        for one in section.credentials:
+            yield Effective(dotted((*path, "credentials", one.name)), one.secret, one.origin)

@@ -1,9 +1,11 @@
 """What was given before anybody knows what it means: a tree of values, each with its place."""
 
-from collections.abc import Iterator, Mapping
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from gateway.config.settings import SettingPath
+from gateway.config.fields import SettingPath
+from gateway.config.values import dotted
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,16 +23,17 @@ class Given:
 Node = dict[str, "Node | Given"]
 
 
-def as_node(table: Mapping[str, object], file: str, path: SettingPath) -> Node:
+def as_node(table: Mapping[str, object], where: str) -> Node:
     """Return a table of a file as a tree."""
-    node: Node = {}
-    for name, value in table.items():
-        inner = (*path, name)
-        if isinstance(value, dict):
-            node[name] = as_node(value, file, inner)
-        else:
-            node[name] = Given(value, file, file)
-    return node
+    return {
+        name: as_node(value, where) if isinstance(value, dict) else Given(value, where, where)
+        for name, value in table.items()
+    }
+
+
+def place(node: Node | Given, path: SettingPath) -> str:
+    """Return the place of a tree's first value, or the path of a table that has none."""
+    return next(places(node), dotted(path))
 
 
 def places(node: Node | Given) -> Iterator[str]:
@@ -48,5 +51,10 @@ def collapse(node: Node | Given, path: SettingPath) -> Given:
         return node
     inner = {name: collapse(value, (*path, name)) for name, value in node.items()}
     origin = next((one.origin for one in inner.values()), "")
-    where = next((one.where for one in inner.values()), ".".join(path))
+    where = next((one.where for one in inner.values()), dotted(path))
     return Given({name: one.value for name, one in inner.items()}, where, origin)
+
+
+def nearest(wrong: str, known: Iterable[str]) -> str | None:
+    """Return what was probably meant; `None` if nothing known is near."""
+    return next(iter(difflib.get_close_matches(wrong, list(known), n=1, cutoff=0.7)), None)

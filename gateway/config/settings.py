@@ -1,7 +1,6 @@
 """Every setting: its type, its default, and under it what it is, in which unit, and what its absence means.
 
-`describe` makes the table of settings in README from these texts. A key of a vendor never stands in the settings
-themselves: they name a variable or a file, which `reading` reads into a `Secret`.
+`describe` makes the tables of settings in README from these texts; `upstreams` has the sections of upstreams.
 """
 
 from collections.abc import Mapping
@@ -11,47 +10,24 @@ from typing import Annotated, Final, Literal
 
 from msgspec import Meta
 
-from gateway.core.secret import Secret
+from gateway.config.fields import (
+    A_YEAR_MS,
+    LARGEST,
+    Address,
+    Count,
+    HostName,
+    Milliseconds,
+    MillisecondsFromZero,
+    Origin,
+    Size,
+    Text,
+)
+from gateway.config.upstreams import Engine, Upstream
 from protocol import messages
-
-SettingPath = tuple[str, ...]
-"""Where a setting stands: its section, then its field."""
-
-_A_YEAR_MS: Final = 31_536_000_000
-LARGEST: Final = 2**53 - 1
-
-Milliseconds = Annotated[int, Meta(ge=1, le=_A_YEAR_MS)]
-Count = Annotated[int, Meta(ge=1, le=LARGEST)]
-Size = Annotated[int, Meta(ge=1024, le=LARGEST)]
-Text = Annotated[str, Meta(min_length=1, description="text that is not empty")]
-HostName = Annotated[
-    str, Meta(pattern=r"\A[A-Za-z0-9._\-]+\Z|\A\[[0-9A-Fa-f:.]+\]\Z", description="a host's name, without a port")
-]
-Origin = Annotated[
-    str, Meta(pattern=r"\Ahttps?://[^/?#\s@]+\Z", description="an origin as in https://example.org:8443")
-]
-Address = Annotated[
-    str, Meta(pattern=r"\Ahttps?://[^/?#\s@]+(/[^?#\s]*)?\Z", description="an address as in https://example.org")
-]
-VariableName = Annotated[
-    str, Meta(pattern=r"\A[A-Za-z_][A-Za-z0-9_]*\Z", description="the name of an environment variable")
-]
 
 NOT_SETTINGS: Final = frozenset({"SAFELIGHT_API_KEY", "SAFELIGHT_URL", "SAFELIGHT_DEEP", "SAFELIGHT_REQUIRE"})
 """Variables with our prefix that belong to the command line's client and to the tests."""
 PREFIX: Final = "SAFELIGHT_"
-
-Price = Annotated[int, Meta(ge=0, le=LARGEST)]
-Prices = Annotated[
-    Mapping[str, Price], Meta(min_length=1, description="a table of one engine or more, each with its price")
-]
-
-STABILITY_V1_ENGINES: Final = (
-    "stable-diffusion-xl-1024-v1-0",
-    "stable-diffusion-xl-1024-v0-9",
-    "stable-diffusion-v1-6",
-)
-"""The engines of Stability's first API whose rules the gateway knows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +86,9 @@ class Protocol:
     """Bytes in a connection's write buffer above which previews are merged."""
     max_connection_age_ms: Milliseconds | None = None
     """Milliseconds after which a connection is asked to come back anew; unset: never."""
-    drain_spread_ms: Annotated[int, Meta(ge=0, le=_A_YEAR_MS)] = 10_000
+    drain_spread_ms: MillisecondsFromZero = 10_000
     """Milliseconds over which the clients are spread that a stopping gateway sends away."""
-    drain_grace_ms: Annotated[int, Meta(ge=0, le=_A_YEAR_MS)] = 10_000
+    drain_grace_ms: MillisecondsFromZero = 10_000
     """Milliseconds that running jobs have to end when the gateway stops."""
 
 
@@ -157,7 +133,7 @@ class Limits:
 class Work:
     """How jobs are claimed, and tried again."""
 
-    lease_ms: Annotated[int, Meta(ge=1000, le=_A_YEAR_MS)] = 30_000
+    lease_ms: Annotated[int, Meta(ge=1000, le=A_YEAR_MS)] = 30_000
     """Milliseconds after which another worker may take the job of one that fell silent."""
     poll_ms: Milliseconds = 1000
     """Milliseconds between looks at the queue when no bell rings."""
@@ -170,90 +146,6 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
-    """A vendor's limit of so many calls in a period."""
-
-    window: Count = 150
-    """Calls in one period."""
-    period_ms: Milliseconds = 10_000
-    """Milliseconds of the period."""
-    delay_bound_ms: Annotated[int, Meta(ge=0, le=_A_YEAR_MS)] = 250
-    """Milliseconds between our last byte and the vendor's counting of the call, at most."""
-    lockout_ms: Milliseconds = 60_000
-    """Milliseconds for which nothing is sent after a 429 that does not say for how long."""
-
-
-@dataclass(frozen=True, slots=True)
-class Bucket:
-    """A vendor's limit of so many calls a second, with a burst."""
-
-    bucket_per_s: Annotated[float, Meta(gt=0, le=1_000_000)] = 1.0
-    """Calls a second."""
-    burst: Annotated[int, Meta(ge=1, le=1_000_000)] = 1
-    """Calls at once."""
-    delay_bound_ms: Annotated[int, Meta(ge=0, le=_A_YEAR_MS)] = 250
-    """Milliseconds between our last byte and the vendor's counting of the call, at most."""
-    lockout_ms: Milliseconds = 60_000
-    """Milliseconds for which nothing is sent after a 429 that does not say for how long."""
-
-
-@dataclass(frozen=True, slots=True)
-class Breaker:
-    """When a failing upstream is left alone."""
-
-    failures: Annotated[int, Meta(ge=1, le=1_000_000)] = 5
-    """Failures in a row that open the breaker."""
-    open_ms: Milliseconds = 30_000
-    """Milliseconds before one call tries whether the upstream is back."""
-
-
-@dataclass(frozen=True, slots=True)
-class Engine:
-    """The painter that comes with the gateway; it runs in processes of its own."""
-
-    kind: Literal["engine"] = "engine"
-    """The embedded painter."""
-    processes: Annotated[int, Meta(ge=1, le=256)] = 1
-    """Processes, each painting one picture at a time."""
-
-
-def _newest_engines() -> Mapping[str, int]:
-    return {"stable-diffusion-xl-1024-v1-0": 9_000, "stable-diffusion-v1-6": 9_000}
-
-
-@dataclass(frozen=True, slots=True)
-class StabilityV1:
-    """Stability AI's first REST API, or anything that speaks it."""
-
-    kind: Literal["stability_v1"] = "stability_v1"
-    """Stability AI's REST API, version 1."""
-    base_url: Address = "https://api.stability.ai"
-    """Address before `/v1/`."""
-    api_key_env: VariableName | None = None
-    """Name of the environment variable that holds the API key; unset: it is in a file."""
-    api_key_file: Text | None = None
-    """Path of the file that holds the API key and nothing else; unset: it is in a variable."""
-    engines: Prices = field(default_factory=_newest_engines)
-    """Engines to offer, each with the price of one image in millionths of the currency."""
-    timeout_ms: Milliseconds = 120_000
-    """Milliseconds that one call may take."""
-    connect_timeout_ms: Milliseconds = 10_000
-    """Milliseconds to reach the vendor."""
-    concurrency: Annotated[int, Meta(ge=1, le=10_000)] = 64
-    """Calls under way at once."""
-    limit: Window | Bucket = field(default_factory=Window)
-    """The vendor's rate limit."""
-    breaker: Breaker = field(default_factory=Breaker)
-    """When the vendor is left alone."""
-    api_key: Secret = field(default=Secret(""), compare=False, metadata={"setting": False})
-    """What the variable or the file held."""
-
-
-Upstream = Engine | StabilityV1
-KINDS: Final[dict[str, type[Engine] | type[StabilityV1]]] = {"engine": Engine, "stability_v1": StabilityV1}
-
-
-@dataclass(frozen=True, slots=True)
 class Log:
     """What the gateway writes about itself, to standard error."""
 
@@ -261,6 +153,28 @@ class Log:
     """Least level that is written."""
     format: Literal["auto", "json", "console"] = "auto"
     """`auto` is `console` on a terminal, else `json`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One way to a model."""
+
+    upstream: Text = ""
+    """Name of the upstream; it must be given."""
+    model: Text = ""
+    """What the upstream calls the model; it must be given."""
+    weight: Annotated[float, Meta(gt=0, le=1_000_000)] = 1.0
+    """Share of the jobs, against the others of its group that are as well and as cheap."""
+    group: Annotated[int, Meta(ge=1, le=1000)] = 1
+    """Which routes are taken first; a higher group stands in while none of the lower ones is well."""
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A name that clients ask for, and the ways to it."""
+
+    routes: tuple[Route, ...] = ()
+    """One or more, each to an upstream of its own."""
 
 
 def only_the_engine() -> Mapping[str, Upstream]:
@@ -280,3 +194,5 @@ class Config:
     log: Log = field(default_factory=Log)
     upstreams: Mapping[str, Upstream] = field(default_factory=only_the_engine)
     """By name; if none is configured there is one, `engine`."""
+    models: Mapping[str, Model] = field(default_factory=dict)
+    """By the name that clients ask for, besides those that the upstreams offer themselves."""

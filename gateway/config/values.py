@@ -1,21 +1,27 @@
 """Text into values, and values into text: what a field takes, what was meant, and how TOML has it."""
 
+import dataclasses
+import re
 import types
 import typing
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta
 
-from gateway.config.settings import LARGEST, Text
+from gateway.config.fields import LARGEST, ONE_OR_MORE, SettingPath, Text
+
+_PLAIN_KEY: Final = re.compile(r"[A-Za-z0-9_\-]+(\[\d*\])?\Z")
 
 
 def convert(value: object, hint: Any, *, is_text: bool) -> Any:
     """Return the value in its type; raises `ValueError` if it is not allowed. `is_text`: all of it is text."""
     if is_text and isinstance(value, str):
         value = _from_text(value.strip(), hint)
+    if isinstance(value, str) and _bare(hint)[1].extra == ONE_OR_MORE:
+        value = [value]
     try:
         if hint is Path:
             return value if isinstance(value, Path) else Path(msgspec.convert(value, Text))
@@ -30,8 +36,8 @@ def _from_text(text: str, hint: Any) -> object:
     if typing.get_origin(hint) is tuple:
         return [part.strip() for part in text.split(",") if part.strip()]
     if typing.get_origin(hint) is Mapping:
-        pairs = (part.partition("=") for part in text.split(","))
-        return {name.strip(): int(price) for name, _, price in pairs}
+        pairs = (part.partition("=") for part in text.split(",") if part.strip())
+        return {name.strip(): value.strip() for name, _, value in pairs}
     return None if not text and types.NoneType in typing.get_args(hint) else text
 
 
@@ -51,7 +57,8 @@ def takes(hint: Any) -> str:
     if types.NoneType in inner:
         return f"{takes(inner[0])}, or nothing"
     if typing.get_origin(bare) is tuple:
-        return f"a list; each is {takes(inner[0])}"
+        one = takes(inner[0])
+        return f"{one}, or a list of such" if meta.extra == ONE_OR_MORE else f"a list; each is {one}"
     if typing.get_origin(bare) is Literal:
         return f"one of {', '.join(inner)}"
     if bare in {int, float}:
@@ -73,6 +80,11 @@ def shown(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
+def dotted(path: SettingPath) -> str:
+    """Return a setting's path as TOML has it; `[0]` after a name stands for one table of a list."""
+    return ".".join(part if _PLAIN_KEY.match(part) else toml_text(part) for part in path)
+
+
 def toml_text(value: object) -> str:
     """Return a value as it stands in a TOML file."""
     match value:
@@ -82,7 +94,9 @@ def toml_text(value: object) -> str:
             return str(value)
         case Mapping():
             inner = ", ".join(f"{toml_text(str(name))} = {toml_text(one)}" for name, one in value.items())
-            return f"{{ {inner} }}"
+            return f"{{ {inner} }}" if inner else "{}"
+        case _ if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            return toml_text(dataclasses.asdict(value))
         case list() | tuple():
             return f"[{', '.join(toml_text(one) for one in value)}]"
         case _:

@@ -14,12 +14,13 @@ from gateway import config
 from gateway.app import Gateway, address_of, listen, running
 from gateway.core.records import Identity, Plan
 from gateway.core.reports import Outcome, UpstreamFault
+from gateway.flow.catalog import Catalog
 from gateway.ledger import FolderInUse, open_ledger
 from gateway.ports import Upstream
 from protocol.messages import Completed, Submit
 from tests.end_to_end.harness import settings_for
 from tests.end_to_end.papers import PaperUpstream
-from tests.gateway.node import migrated
+from tests.gateway.parts import migrated
 
 PUBLIC_URL = "http://gw.example"
 WHO = Identity("acme", "", Plan(), "key-1")
@@ -188,7 +189,7 @@ async def test_claims_of_a_gateway_that_was_killed_are_free_at_the_start(tmp_pat
     settings = settings_with(tmp_path, upstream)
     # A claim that nobody works is all that a killed gateway leaves.
     async with running(replace(settings, upstreams={}), PUBLIC_URL, upstreams=[]) as gateway:
-        gateway.node.admission._models = {upstream.name: upstream.models[0]}
+        gateway.node.admission._catalog = Catalog([upstream])
         await gateway.ledger.accounts.add_tenant("acme", Plan(), 1)
         submit = Submit(ref="ref-1", task="txt2img", params=Raw(b'{"prompt":"x","steps":2}'))
         await gateway.node.admission.submit(WHO, submit, {}, None)

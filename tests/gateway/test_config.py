@@ -1,53 +1,17 @@
-"""Settings: their four sources, every kind of fault, and the table that describes them."""
+"""Settings: their four sources, and every kind of fault."""
 
 import dataclasses
-import tomllib
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from gateway import config
-from gateway.config import (
-    NOT_SETTINGS,
-    STABILITY_V1_ENGINES,
-    Bucket,
-    Config,
-    ConfigFaults,
-    Engine,
-    StabilityV1,
-    Window,
-    describe,
-    load,
-    load_with_origins,
-)
-from gateway.upstreams.stability_v1_models import SIZES
+from gateway.config import NOT_SETTINGS, STABILITY_V1_ENGINES, Config, Engine, load, load_with_origins
+from gateway.config.upstreams import KINDS
 from protocol import messages
+from tests.gateway.config_files import VENDOR, VENDOR_KEY, faults_of, write
 
-VENDOR = """
-[upstreams.vendor]
-kind = "stability_v1"
-api_key_env = "VENDOR_KEY"
-"""
-VENDOR_KEY = {"VENDOR_KEY": "sk-planted-0123456789"}
-
-
-def write(folder: Path, text: str) -> Path:
-    """Return the path of a settings file with this text."""
-    path = folder / "safelight.toml"
-    path.write_text(text)
-    return path
-
-
-def faults_of(
-    path: Path | None,
-    environ: Mapping[str, str] | None = None,
-    overrides: Mapping[str, object] | None = None,
-) -> list[str]:
-    """Return every fault of the settings, without the file's folder."""
-    with pytest.raises(ConfigFaults) as caught:
-        load(path, environ or {}, overrides or {})
-    return [fault.replace(f"{path.parent}/", "") if path else fault for fault in caught.value.faults]
+ALL_KINDS = ", ".join(KINDS)
 
 
 # --- sources ---
@@ -120,78 +84,6 @@ def test_limits_are_those_of_the_protocol() -> None:
     assert config.Limits(max_jobs=3).announced().max_jobs == 3
 
 
-# --- upstreams ---
-
-
-def test_vendor_has_its_documented_defaults(tmp_path: Path) -> None:
-    """A kind and a key are enough for an upstream."""
-    vendor = load(write(tmp_path, VENDOR), VENDOR_KEY).upstreams["vendor"]
-    assert isinstance(vendor, StabilityV1)
-    assert vendor.api_key.reveal() == "sk-planted-0123456789"
-    assert vendor.limit == Window(window=150, period_ms=10_000, delay_bound_ms=250, lockout_ms=60_000)
-    assert vendor.breaker == config.Breaker(failures=5, open_ms=30_000)
-    assert vendor.engines.keys() <= set(STABILITY_V1_ENGINES)
-
-
-def test_configured_engines_are_those_the_adapter_knows() -> None:
-    """The list that the settings check against is the adapter's."""
-    assert set(STABILITY_V1_ENGINES) == SIZES.keys()
-
-
-def test_configured_upstreams_take_the_place_of_the_engine(tmp_path: Path) -> None:
-    """The embedded painter is there unless something else is named; both together must be."""
-    path = write(tmp_path, VENDOR + '[upstreams.painter]\nkind = "engine"\nprocesses = 3\n')
-    upstreams = load(path, VENDOR_KEY).upstreams
-    assert upstreams.keys() == {"vendor", "painter"}
-    assert upstreams["painter"] == Engine(processes=3)
-
-
-def test_upstream_has_a_bucket_in_place_of_a_window(tmp_path: Path) -> None:
-    """`bucket_per_s` or `burst` says which kind of limit the vendor has."""
-    path = write(tmp_path, VENDOR + "limit = { bucket_per_s = 5, burst = 10 }\n")
-    vendor = load(path, VENDOR_KEY).upstreams["vendor"]
-    assert isinstance(vendor, StabilityV1)
-    assert vendor.limit == Bucket(bucket_per_s=5.0, burst=10)
-
-
-def test_environment_changes_an_upstream_by_its_name(tmp_path: Path) -> None:
-    """A variable can't spell a hyphen, so an underscore stands for it; prices are `engine=price`."""
-    path = write(tmp_path, VENDOR.replace("upstreams.vendor", "upstreams.my-vendor"))
-    environ = {
-        **VENDOR_KEY,
-        "SAFELIGHT_UPSTREAMS__MY_VENDOR__TIMEOUT_MS": "5000",
-        "SAFELIGHT_UPSTREAMS__MY_VENDOR__BREAKER__FAILURES": "2",
-        "SAFELIGHT_UPSTREAMS__MY_VENDOR__ENGINES": "stable-diffusion-v1-6=7",
-    }
-    vendor = load(path, environ).upstreams["my-vendor"]
-    assert isinstance(vendor, StabilityV1)
-    assert (vendor.timeout_ms, vendor.breaker.failures) == (5000, 2)
-    assert vendor.engines == {"stable-diffusion-v1-6": 7}
-
-
-def test_environment_alone_makes_an_upstream() -> None:
-    """A container needs no file."""
-    settings = load(None, {"SAFELIGHT_UPSTREAMS__PAINTER__KIND": "engine"})
-    assert settings.upstreams == {"painter": Engine()}
-
-
-def test_vendors_key_comes_from_a_file(tmp_path: Path) -> None:
-    """A mounted secret is read, without the newline that editors leave."""
-    (tmp_path / "key").write_text("sk-from-file-1234\n")
-    path = write(tmp_path, f'[upstreams.vendor]\nkind = "stability_v1"\napi_key_file = "{tmp_path}/key"\n')
-    vendor = load(path, {}).upstreams["vendor"]
-    assert isinstance(vendor, StabilityV1)
-    assert vendor.api_key.reveal() == "sk-from-file-1234"
-
-
-def test_secret_is_in_no_text_of_the_settings(tmp_path: Path) -> None:
-    """Neither `repr` nor the effective settings show a vendor's key."""
-    settings, effective = load_with_origins(write(tmp_path, VENDOR), VENDOR_KEY)
-    shown = repr(settings) + str(effective) + "\n".join(one.line() for one in effective)
-    assert "planted" not in shown
-    assert "# upstreams.vendor.api_key = ***  # variable VENDOR_KEY" in shown
-
-
 # --- faults ---
 
 
@@ -218,9 +110,9 @@ def test_secret_is_in_no_text_of_the_settings(tmp_path: Path) -> None:
         ("server = 1", "server is no table; allowed: a table of settings"),
         ("upstreams = 1", "upstreams is no table; allowed: a table of upstreams by name"),
         ("[upstreams]\nx = 1", "upstreams.x is no table; allowed: a table with `kind`"),
-        ('[upstreams.x]\nkind = "dalle"', 'upstreams.x.kind is "dalle"; allowed: one of engine, stability_v1'),
-        ("[upstreams.x]\nkind = 5", "upstreams.x.kind is 5; allowed: one of engine, stability_v1"),
-        ("[upstreams.x]\nprocesses = 2", "upstreams.x has no kind; allowed: one of engine, stability_v1"),
+        ('[upstreams.x]\nkind = "dalle"', f'upstreams.x.kind is "dalle"; allowed: one of {ALL_KINDS}'),
+        ("[upstreams.x]\nkind = 5", f"upstreams.x.kind is 5; allowed: one of {ALL_KINDS}"),
+        ("[upstreams.x]\nprocesses = 2", f"upstreams.x has no kind; allowed: one of {ALL_KINDS}"),
         (
             '[upstreams.X]\nkind = "engine"',
             "'X' is no name; allowed: 1-32 characters of a-z, 0-9, _ and -, a letter first",
@@ -300,8 +192,8 @@ def test_unknown_setting_is_refused_with_the_nearest_known(tmp_path: Path, text:
         ("SAFELIGHT_SERVER", "there is no such setting; did you mean SAFELIGHT_SERVER__PORT?"),
         ("SAFELIGHT_UPSTREAMS__X__QQQ", "there is no such setting"),
         ("SAFELIGHT_SERVER__PORT", 'server.port is "x"; allowed: an integer from 0 to 65535'),
-        ("SAFELIGHT_UPSTREAMS__X__KIND", 'upstreams.x.kind is "x"; allowed: one of engine, stability_v1'),
-        ("SAFELIGHT_UPSTREAMS__X__PROCESSES", "upstreams.x has no kind; allowed: one of engine, stability_v1"),
+        ("SAFELIGHT_UPSTREAMS__X__KIND", f'upstreams.x.kind is "x"; allowed: one of {ALL_KINDS}'),
+        ("SAFELIGHT_UPSTREAMS__X__PROCESSES", f"upstreams.x has no kind; allowed: one of {ALL_KINDS}"),
     ],
 )
 def test_wrong_variable_is_refused_by_its_name(name: str, fault: str) -> None:
@@ -375,85 +267,7 @@ def test_unreadable_file_is_a_fault_beside_others(tmp_path: Path, content: bytes
     assert second.startswith("SAFELIGHT_SERVER__PORT")
 
 
-@pytest.mark.parametrize(
-    "text,environ",
-    [
-        ('[upstreams.x]\nkind = "stability_v1"\napi_key = "sk-leaked-12345"', {}),
-        ('[upstreams.x]\nkind = "stability_v1"\napi_key_env = "sk-leaked-12345"', {}),
-        ('[upstreams.x]\nkind = "stability_v1"\napi_key_env = "leaked12345"', {}),
-        ('[upstreams.x]\nkind = "stability_v1"\napi_key_file = "leaked12345"', {}),
-        ('[upstreams.x]\nkind = "stability_v1"\napi_key_env = "K"', {"K": " "}),
-        ('[upstreams.x]\nkind = "stability_v1"', {"SAFELIGHT_UPSTREAMS__X__API_KEY_ENV": "sk-leaked-12345"}),
-        ('[upstreams.x]\nkind = "stability_v1"', {"SAFELIGHT_UPSTREAMS__X__API_KEY": "sk-leaked-12345"}),
-    ],
-)
-def test_key_in_the_wrong_place_is_refused_and_not_repeated(
-    tmp_path: Path, text: str, environ: Mapping[str, str]
-) -> None:
-    """A key that was pasted where its place is asked for does not end in a terminal or a log."""
-    faults = faults_of(write(tmp_path, text), environ)
-    assert faults
-    assert "leaked" not in "".join(faults)
-
-
-@pytest.mark.parametrize(
-    "content,fault", [(b"", "is empty"), (b"two words", "more than one word"), (b"\xff", "it is not ASCII text")]
-)
-def test_key_file_without_one_key_is_refused(tmp_path: Path, content: bytes, fault: str) -> None:
-    """What can't be a key is told now, not by the vendor later."""
-    (tmp_path / "key").write_bytes(content)
-    path = write(tmp_path, f'[upstreams.x]\nkind = "stability_v1"\napi_key_file = "{tmp_path}/key"')
-    [line] = faults_of(path)
-    assert line.startswith("safelight.toml: the file that upstreams.x.api_key_file names")
-    assert fault in line
-
-
 def test_long_value_is_cut_in_its_fault(tmp_path: Path) -> None:
     """A fault stays one line."""
     [line] = faults_of(write(tmp_path, f'[log]\nlevel = "{"x" * 500}"'))
     assert len(line) < 160
-
-
-# --- the table of settings ---
-
-
-def test_every_setting_is_described() -> None:
-    """Each row of the table has a text, a type, and a variable that really sets it."""
-    rows = describe()
-    assert len({row.path for row in rows}) == len(rows)
-    for row in rows:
-        assert row.doc, row.path
-        assert row.type, row.path
-        assert row.env.startswith("SAFELIGHT_"), row.path
-
-
-def test_described_variable_sets_its_setting() -> None:
-    """Every default, given through its documented variable, is that default again."""
-    environ = {
-        row.env: tomllib.loads(f"x = {row.default}")["x"]
-        for row in describe()
-        if row.default and not row.path.startswith("upstreams.")
-    }
-    texts = {name: "" if value == [] else str(value).lower() for name, value in environ.items()}
-    texts["SAFELIGHT_PROTOCOL__CURRENCY"] = "USD"
-    settings, effective = load_with_origins(None, texts)
-    assert settings == Config()
-    assert {one.origin for one in effective if one.origin != "default"} == set(texts)
-
-
-def test_described_upstream_settings_are_known() -> None:
-    """A row of an upstream's settings is no typing error."""
-    rows = {row.path: row for row in describe() if row.path.startswith("upstreams.")}
-    assert rows["upstreams.NAME.limit.burst"].env == "SAFELIGHT_UPSTREAMS__NAME__LIMIT__BURST"
-    assert rows["upstreams.NAME.kind"].type == "one of engine, stability_v1"
-    for row in rows.values():
-        faults = faults_of(None, {row.env: "\x00"})
-        assert not any("there is no" in fault for fault in faults), row.path
-
-
-def test_effective_settings_are_a_settings_file(tmp_path: Path) -> None:
-    """What `check-config` prints gives the same settings again."""
-    text = VENDOR + "limit = { burst = 3 }\n[server]\nallowed_hosts = ['a.example']\n"
-    settings, effective = load_with_origins(write(tmp_path, text), VENDOR_KEY)
-    again = write(tmp_path, "\n".join(one.line() for one in effective))
-    assert load(again, VENDOR_KEY) == settings
