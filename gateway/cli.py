@@ -5,12 +5,24 @@ a terminal never sees a traceback for something that a person can mend.
 """
 
 import os
-import sys
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from gateway.cli_basics import (
+    FAILED,
+    FOLDER,
+    REFUSED,
+    config_option,
+    leave,
+    leave_with_faults,
+    load_settings,
+    run,
+)
+from gateway.cli_picture import generate, models
+from gateway.cli_upstream import upstream
 
 if TYPE_CHECKING:
     from gateway.cli_keys import DevKey
@@ -18,17 +30,9 @@ if TYPE_CHECKING:
     from gateway.ports import Accounts
 
 T = TypeVar("T")
-DEFAULT_FOLDER: Final = Path("var")
-FAILED: Final = 1
-REFUSED: Final = 2
 
-_FILE = click.Path(dir_okay=False, path_type=Path)
-_config_option = click.option("--config", "config_path", type=_FILE, metavar="F", help="Settings as a TOML file.")
 _data_option = click.option(
-    "--data",
-    type=click.Path(file_okay=False, path_type=Path),
-    metavar="DIR",
-    help="Folder of the ledger and the pictures; ./var if nothing else is set.",
+    "--data", type=FOLDER, metavar="DIR", help="Folder of the ledger and the pictures; ./var if nothing else is set."
 )
 
 
@@ -52,7 +56,7 @@ def main() -> None:
 
 
 @main.command()
-@_config_option
+@config_option
 @click.option("--host", metavar="H", help="Address to listen on.")
 @click.option("--port", metavar="P", help="Port to listen on; 0 takes a free one.", type=int)
 @_data_option
@@ -61,27 +65,27 @@ def serve(config_path: Path | None, host: str | None, port: int | None, data: Pa
 
     With an empty data folder it makes an API key and prints the address of its page with it.
     """
-    config = _load(config_path, {"server.host": host, "server.port": port, "data.folder": data})
+    config = load_settings(config_path, {"server.host": host, "server.port": port, "data.folder": data})
     _make_folder(config.data.folder)
 
     from gateway import app  # noqa: PLC0415
     from gateway.ledger import FolderInUse  # noqa: PLC0415
 
-    async def run() -> None:
+    async def serving() -> None:
         # The gateway takes the folder for itself; a key can be seen to beside it, as `key add` does.
         dev_key = await _found_dev_key(config.data.folder)
         await app.serve(config, announce=lambda url: _announce(url, dev_key))
 
     try:
-        _run(run())
+        run(serving())
     except FolderInUse as fault:
-        _leave(FAILED, str(fault))
+        leave(FAILED, str(fault))
     except OSError as error:
-        _leave(FAILED, _why_not_served(error, config))
+        leave(FAILED, _why_not_served(error, config))
 
 
 @main.command("check-config")
-@_config_option
+@config_option
 def check_config(config_path: Path | None) -> None:
     """Print every setting with its value and where that came from, or everything that is wrong.
 
@@ -92,7 +96,7 @@ def check_config(config_path: Path | None) -> None:
     try:
         _, effective = load_with_origins(config_path, os.environ)
     except ConfigFaults as faults:
-        _leave_with_faults(faults.faults)
+        leave_with_faults(faults.faults)
     for one in effective:
         click.echo(one.line())
 
@@ -105,7 +109,7 @@ def key() -> None:
 @key.command("add")
 @click.option("--tenant", default="default", show_default=True, metavar="T", help="Whose key; made if it is new.")
 @click.option("--label", default="", metavar="L", help="What it is for, to tell keys apart.")
-@_config_option
+@config_option
 @_data_option
 def key_add(tenant: str, label: str, config_path: Path | None, data: Path | None) -> None:
     """Make a key and print it: once, for only its digest is kept."""
@@ -127,7 +131,7 @@ def key_add(tenant: str, label: str, config_path: Path | None, data: Path | None
 
 
 @key.command("list")
-@_config_option
+@config_option
 @_data_option
 def key_list(config_path: Path | None, data: Path | None) -> None:
     """List all keys, oldest first: id, tenant, when made, when revoked, label."""
@@ -144,7 +148,7 @@ def key_list(config_path: Path | None, data: Path | None) -> None:
 
 @key.command("revoke")
 @click.argument("key_id", metavar="ID")
-@_config_option
+@config_option
 @_data_option
 def key_revoke(key_id: str, config_path: Path | None, data: Path | None) -> None:
     """Revoke a key for good, by its id."""
@@ -154,119 +158,8 @@ def key_revoke(key_id: str, config_path: Path | None, data: Path | None) -> None
 
     now_ms = SystemClock().time_ms()
     if not _with_accounts(folder, lambda accounts: accounts.revoke_key(key_id, now_ms)):
-        _leave(REFUSED, f"there is no valid key {key_id} in {folder}; see: safelight key list")
+        leave(REFUSED, f"there is no valid key {key_id} in {folder}; see: safelight key list")
     click.echo(f"Key {key_id} is revoked.")
-
-
-class _Size(click.ParamType[tuple[int, int]]):
-    """WIDTHxHEIGHT in pixels; which sizes a model has is for the gateway to say."""
-
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
-        width, _, height = str(value).lower().partition("x")
-        if not (width.isdecimal() and height.isdecimal()):
-            self.fail(f"{value!r} is no size; write it as 512x768", param, ctx)
-        return int(width), int(height)
-
-
-_INPUT = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
-
-
-@main.command()
-@click.argument("prompt")
-@click.option("--steps", type=int, metavar="N", help="Steps of denoising.")
-@click.option("--size", type=_Size(), metavar="WxH", help="Size in pixels.")
-@click.option("--seed", type=int, metavar="N", help="Seed, to get the same picture again.")
-@click.option("--n", type=int, metavar="N", help="How many pictures.")
-@click.option("--model", metavar="M", help="The model's name; else the gateway chooses.")
-@click.option("--init", type=_INPUT, metavar="FILE", help="Start from this picture (img2img).")
-@click.option("--mask", type=_INPUT, metavar="FILE", help="Repaint only where this is white (inpaint); needs --init.")
-@click.option("--strength", type=float, metavar="X", help="0 keeps the --init picture, 1 ignores it.")
-@click.option("-o", "--output", type=_FILE, metavar="FILE", help="Where to write; else a name from the prompt.")
-@click.option(
-    "--url",
-    envvar="SAFELIGHT_URL",
-    default="http://127.0.0.1:8080",
-    metavar="U",
-    help="The gateway's address; else SAFELIGHT_URL, else http://127.0.0.1:8080.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print every event as a line of JSON instead.")
-@click.option(
-    "--data",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=DEFAULT_FOLDER,
-    metavar="DIR",
-    help="The gateway's data folder, whose key is taken where SAFELIGHT_API_KEY is not set; ./var.",
-)
-def generate(prompt: str, **options: Any) -> None:
-    """Make a picture from PROMPT, and watch it come.
-
-    The API key is taken from SAFELIGHT_API_KEY, else from the data folder of a gateway on this machine. Ctrl-C cancels
-    the job and waits for its end; a second one leaves at once.
-    """
-    from gateway.cli_generate import Wish, generate_and_save  # noqa: PLC0415
-
-    if options["mask"] is not None and options["init"] is None:
-        raise click.UsageError("--mask needs the picture to repaint: --init FILE")
-    wish = Wish(
-        prompt=prompt,
-        steps=options["steps"],
-        size=options["size"],
-        seed=options["seed"],
-        n=options["n"],
-        model=options["model"],
-        init=options["init"],
-        mask=options["mask"],
-        strength=options["strength"],
-        output=options["output"],
-    )
-    status = generate_and_save(
-        wish,
-        url=options["url"],
-        key=os.environ.get("SAFELIGHT_API_KEY", "").strip(),
-        folder=options["data"],
-        as_json=options["as_json"],
-    )
-    sys.exit(status)
-
-
-# --- what the commands share ---
-
-
-def _load(path: Path | None, overrides: Mapping[str, object]) -> "Config":
-    """Return the settings, or leave with every fault that they have."""
-    from gateway.config import ConfigFaults, load  # noqa: PLC0415
-
-    try:
-        return load(path, os.environ, overrides)
-    except ConfigFaults as faults:
-        _leave_with_faults(faults.faults)
-
-
-def _leave(status: int, message: str) -> NoReturn:
-    click.echo(f"safelight: {message}", err=True)
-    sys.exit(status)
-
-
-def _leave_with_faults(faults: list[str]) -> NoReturn:
-    for fault in faults:
-        click.echo(fault, err=True)
-    count = f"{len(faults)} faults" if len(faults) > 1 else "1 fault"
-    _leave(REFUSED, f"the settings have {count}; nothing was done")
-
-
-def _run(main_coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run to the end; what a task group wrapped comes out as it was raised."""
-    import uvloop  # noqa: PLC0415
-
-    try:
-        return uvloop.run(main_coroutine)
-    except BaseExceptionGroup as group:
-        cause: BaseException = group
-        while isinstance(cause, BaseExceptionGroup) and len(cause.exceptions) == 1:
-            cause = cause.exceptions[0]
-        raise cause from None
 
 
 async def _found_dev_key(folder: Path) -> "DevKey":
@@ -308,7 +201,7 @@ def _why_not_served(error: OSError, config: "Config") -> str:
 
 
 def _folder(config_path: Path | None, data: Path | None) -> Path:
-    return _load(config_path, {"data.folder": data}).data.folder
+    return load_settings(config_path, {"data.folder": data}).data.folder
 
 
 def _make_folder(folder: Path) -> None:
@@ -316,15 +209,15 @@ def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        _leave(FAILED, f"the data folder {folder} cannot be made ({error.strerror}); name another with --data")
+        leave(FAILED, f"the data folder {folder} cannot be made ({error.strerror}); name another with --data")
     if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
-        _leave(FAILED, f"nothing can be written to the data folder {folder}; name another with --data")
+        leave(FAILED, f"nothing can be written to the data folder {folder}; name another with --data")
 
 
 def _existing_folder(config_path: Path | None, data: Path | None) -> Path:
     folder = _folder(config_path, data)
     if not (folder / "ledger.db").exists():
-        _leave(REFUSED, f"{folder} holds no ledger; name the gateway's folder with --data, or make a key first")
+        leave(REFUSED, f"{folder} holds no ledger; name the gateway's folder with --data, or make a key first")
     return folder
 
 
@@ -332,11 +225,11 @@ def _with_accounts(folder: Path, work: "Callable[[Accounts], Coroutine[Any, Any,
     """Do `work` on the ledger in `folder`, beside whatever gateway holds it."""
     from gateway.ledger import open_ledger  # noqa: PLC0415
 
-    async def run() -> T:
+    async def working() -> T:
         async with open_ledger(folder, exclusive=False) as ledger:
             return await work(ledger.accounts)
 
-    return _run(run())
+    return run(working())
 
 
 def _moment(time_ms: int) -> str:
@@ -344,6 +237,10 @@ def _moment(time_ms: int) -> str:
 
     return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
+
+main.add_command(generate)
+main.add_command(models)
+main.add_command(upstream)
 
 if __name__ == "__main__":
     main()

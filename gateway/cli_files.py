@@ -10,8 +10,10 @@ from typing import Final, Self
 
 import msgspec
 
-from gateway.cli_job import Course, Picture, Wish
-from gateway.cli_trouble import FAILED, REFUSED, Trouble
+from gateway.cli_basics import FAILED, REFUSED
+from gateway.cli_job import Course, Picture
+from gateway.cli_trouble import Trouble
+from gateway.cli_wish import Wish
 
 _SUFFIXES: Final = {"jpeg": ".jpg", "png": ".png", "webp": ".webp"}
 _SLUG_LENGTH: Final = 48
@@ -30,7 +32,7 @@ class Target:
     def of(cls, wish: Wish) -> Self:
         """Return the target of a wish; raises `Trouble` if its folder is not there."""
         if wish.output is None:
-            return cls(Path(), slug(wish.prompt), None)
+            return cls(Path(), slug(wish.title), None)
         if not wish.output.parent.is_dir():
             raise Trouble(REFUSED, f"there is no folder {wish.output.parent}; make it, or write elsewhere with -o")
         return cls(wish.output.parent, wish.output.stem, wish.output.suffix)

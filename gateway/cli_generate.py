@@ -11,16 +11,16 @@ import signal
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Self
+from typing import Final
 
+from gateway.cli_basics import CANCELED, DONE, FAILED, REFUSED
+from gateway.cli_credential import Credential
 from gateway.cli_files import Target, save
-from gateway.cli_job import Course, Wish
-from gateway.cli_keys import DEV_KEY, read_dev_key
+from gateway.cli_job import Course
 from gateway.cli_show import Display, JsonLines, Lines, choose_display
-from gateway.cli_trouble import CANCELED, DONE, FAILED, REFUSED, Trouble, check_end, why_closed, why_lost, why_refused
-from gateway.core.secret import Secret
+from gateway.cli_trouble import Trouble, check_end, why_closed, why_lost, why_refused
+from gateway.cli_wish import Wish
 from protocol.client import Client
 from protocol.messages import Input, Notice, Previews
 from protocol.refusals import Closed, Refused
@@ -28,38 +28,10 @@ from protocol.replica_effects import Disconnected, Event
 from protocol.streams import Job
 from protocol.unanswered import ClientBusy
 
-__all__ = ["Wish", "generate_and_save"]
-
 _PREVIEW_EDGE: Final = 128
 """The smallest that there is: previews are counted here, not shown."""
 _FETCH_SECONDS: Final = 60
 _PATIENCE_SECONDS: Final = 20.0
-
-
-@dataclass(frozen=True, slots=True)
-class Credential:
-    """The API key, and where it was found."""
-
-    key: Secret
-    origin: str
-
-    @classmethod
-    def find(cls, key: str, folder: Path) -> Self:
-        """Take `key`, else that of the data folder; raises `Trouble` if there is neither."""
-        if key:
-            return cls(Secret(key), "SAFELIGHT_API_KEY")
-        path = folder / DEV_KEY
-        try:
-            found = read_dev_key(folder)
-        except (OSError, UnicodeDecodeError):
-            raise Trouble(REFUSED, f"{path} cannot be read; set SAFELIGHT_API_KEY to the gateway's key") from None
-        if not found:
-            raise Trouble(
-                REFUSED,
-                f"there is no API key: SAFELIGHT_API_KEY is not set, and there is no {path}; start a gateway with "
-                "`make run`, which makes one, or name its folder with --data",
-            )
-        return cls(Secret(found), str(path))
 
 
 async def _converse(wish: Wish, url: str, credential: Credential, course: Course, display: Display) -> None:
@@ -102,10 +74,7 @@ async def _converse(wish: Wish, url: str, credential: Credential, course: Course
 
 
 async def _submit(client: Client, wish: Wish) -> Job:
-    inputs = []
-    for role, path in (("init", wish.init), ("mask", wish.mask)):
-        if path is not None:
-            inputs.append(Input(role=role, upload=client.upload(_picture_at(path))))
+    inputs = [Input(upload=client.upload(_picture_at(path)), **fields) for path, fields in wish.pictures()]
     # Who leaves without a word wants no picture any more, and shall not pay for one.
     return await client.submit(wish.task, wish.params(), model=wish.model, inputs=inputs, on_disconnect="cancel")
 

@@ -1,8 +1,6 @@
-"""One job of `safelight generate`: what the person asked for, and what is known of it so far; no I/O."""
+"""One job of `safelight generate`, as far as it is known; no I/O."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 from msgspec import UNSET, UnsetType
 
@@ -20,44 +18,6 @@ from protocol.messages import (
     Welcome,
 )
 from protocol.replica_effects import Disconnected, Event, ImageBytes, Preview, Resumed, ends_job
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
-    """What the person asked for; `None` leaves it to the gateway."""
-
-    prompt: str
-    steps: int | None = None
-    size: tuple[int, int] | None = None
-    seed: int | None = None
-    n: int | None = None
-    model: str | None = None
-    init: Path | None = None
-    mask: Path | None = None
-    strength: float | None = None
-    output: Path | None = None
-    """`None` = a name made from the prompt, in the working directory."""
-
-    @property
-    def task(self) -> str:
-        """The protocol's name of it."""
-        if self.init is None:
-            return "txt2img"
-        return "img2img" if self.mask is None else "inpaint"
-
-    def params(self) -> dict[str, Any]:
-        """Return the `params` of the submit."""
-        width, height = self.size or (None, None)
-        given = {
-            "prompt": self.prompt,
-            "steps": self.steps,
-            "width": width,
-            "height": height,
-            "seed": self.seed,
-            "n": self.n,
-            "strength": self.strength,
-        }
-        return {name: value for name, value in given.items() if value is not None}
 
 
 @dataclass(slots=True)
@@ -181,9 +141,9 @@ class Course:
     def cost_text(self) -> str:
         """Say what it cost, or may cost while it runs."""
         if self.cost_micros is not None:
-            return f"cost {_money(self.cost_micros, self.currency)}"
+            return f"cost {money(self.cost_micros, self.currency)}"
         if self.cost_max_micros is not None and self.end is None:
-            return f"cost at most {_money(self.cost_max_micros, self.currency)}"
+            return f"cost at most {money(self.cost_max_micros, self.currency)}"
         return "cost unknown"
 
     def state_text(self) -> str:
@@ -208,7 +168,8 @@ def counted(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-def _money(micros: int, currency: str) -> str:
+def money(micros: int, currency: str) -> str:
+    """Return an amount in its currency."""
     whole, rest = divmod(micros, 1_000_000)
     digits = f"{rest:06}".rstrip("0")
     text = f"{whole}.{digits:0<2}" if digits else str(whole)

@@ -1,16 +1,10 @@
 """How `safelight generate` ends: its exit statuses, and what a person is told where it did not end well."""
 
-from typing import Final
-
+from gateway.cli_basics import CANCELED, FAILED, REFUSED
 from gateway.cli_job import Course
 from protocol.errors import ERRORS
 from protocol.messages import Canceled, Completed, ErrorBody, Failed, Snapshot
 from protocol.refusals import Closed
-
-DONE: Final = 0
-FAILED: Final = 1
-REFUSED: Final = 2
-CANCELED: Final = 130
 
 
 class Trouble(Exception):
@@ -24,7 +18,7 @@ class Trouble(Exception):
 def why_refused(error: ErrorBody, origin: str) -> tuple[int, str]:
     """Return the status and the sentence for a refusal; `origin` is where the key was found."""
     if error.code in {"unauthorized", "token_expired"}:
-        return REFUSED, _wrong_key(origin)
+        return REFUSED, wrong_key(origin)
     status = FAILED if error.code in ERRORS and ERRORS[error.code].group == "run" else REFUSED
     return status, f"refused ({_reason(error)}"
 
@@ -38,10 +32,11 @@ def why_lost(course: Course) -> str:
 
 def why_closed(closed: Closed, origin: str) -> tuple[int, str]:
     """Return the status and the sentence for a session that ended; `origin` as in `why_refused`."""
-    return (REFUSED, _wrong_key(origin)) if closed.code == 4502 else (FAILED, f"the session ended: {closed}")
+    return (REFUSED, wrong_key(origin)) if closed.code == 4502 else (FAILED, f"the session ended: {closed}")
 
 
-def _wrong_key(origin: str) -> str:
+def wrong_key(origin: str) -> str:
+    """Say what to do about a key that is not accepted; `origin` is where it was found."""
     return (
         f"the gateway does not accept the key from {origin}; set SAFELIGHT_API_KEY to a key of this "
         "gateway, or name its data folder with --data"

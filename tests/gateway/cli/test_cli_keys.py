@@ -1,0 +1,123 @@
+"""Keys: made, listed and revoked, and the one that a fresh folder gets."""
+
+import asyncio
+import stat
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from gateway.cli_keys import DEV_KEY, ensure_dev_key, make_key
+from gateway.core.signing import digest
+from gateway.ledger import open_ledger
+from tests.gateway.cli.scripted import ENVIRONMENT, run
+from tests.virtual_time import ManualClock
+
+
+def test_key_is_shown_once_and_kept_as_its_digest(tmp_path: Path) -> None:
+    """`key add` prints the key alone on standard output; the ledger has only what it is checked against."""
+    done = run("key", "add", "--data", "d", "--tenant", "acme", "--label", "for tests")
+    assert done.exit_code == 0
+    new_key = done.stdout.strip()
+    assert new_key.startswith("sk-sl-")
+    assert len(new_key) == 38
+    assert new_key not in done.stderr
+    assert new_key.encode() not in (tmp_path / "d" / "ledger.db").read_bytes()
+
+    async def look_up() -> str:
+        async with open_ledger(tmp_path / "d", exclusive=False) as ledger:
+            found = await ledger.accounts.key(digest(new_key))
+        assert found is not None
+        return f"{found[0].tenant} {found[0].label}"
+
+    assert asyncio.run(look_up()) == "acme for tests"
+
+
+def test_keys_are_listed_and_revoked(tmp_path: Path) -> None:
+    """A revoked key stays in the list as such; to revoke it again is refused."""
+    run("key", "add", "--data", "d", "--label", "first")
+    run("key", "add", "--data", "d", "--label", "second")
+    first, second = run("key", "list", "--data", "d").stdout.splitlines()
+    assert first.endswith("first")
+    assert "valid" in second
+    name = first.split()[0]
+    assert run("key", "revoke", name, "--data", "d").exit_code == 0
+    assert "revoked" in run("key", "list", "--data", "d").stdout.splitlines()[0]
+    again = run("key", "revoke", name, "--data", "d")
+    assert again.exit_code == 2
+    assert f"there is no valid key {name}" in again.stderr
+
+
+def test_keys_are_made_beside_a_running_gateway(tmp_path: Path) -> None:
+    """Who holds the folder does not stop the command line."""
+
+    async def hold() -> int:
+        async with open_ledger(tmp_path / "d"):
+            command = [sys.executable, "-m", "gateway.cli", "key", "add", "--data", "d"]
+            process = await asyncio.create_subprocess_exec(*command, env=ENVIRONMENT, stdout=asyncio.subprocess.DEVNULL)
+            return await process.wait()
+
+    assert asyncio.run(hold()) == 0
+
+
+@pytest.mark.parametrize("arguments", [("key", "list"), ("key", "revoke", "X")])
+def test_folder_without_a_ledger_is_refused(arguments: Sequence[str]) -> None:
+    """A typing error in --data makes no empty ledger."""
+    done = run(*arguments, "--data", "nowhere")
+    assert done.exit_code == 2
+    assert "nowhere holds no ledger" in done.stderr
+    assert not Path("nowhere").exists()
+
+
+def test_tenant_without_a_name_is_refused() -> None:
+    """An empty name would be nobody's."""
+    assert run("key", "add", "--data", "d", "--tenant", " ").exit_code == 2
+
+
+async def test_fresh_folder_gets_one_key_for_its_owner_only(tmp_path: Path) -> None:
+    """The first start makes a key, readable by its owner; every later start finds it."""
+    async with open_ledger(tmp_path) as ledger:
+        first = await ensure_dev_key(ledger.accounts, tmp_path, ManualClock())
+        later = await ensure_dev_key(ledger.accounts, tmp_path, ManualClock())
+        found = await ledger.accounts.key(digest(first.key))
+    assert found is not None
+    assert found[0].tenant == "default"
+    assert found[1].max_jobs is None
+    assert (first.is_new, later.is_new) == (True, False)
+    assert first.key == later.key == (tmp_path / DEV_KEY).read_text().strip()
+    assert stat.S_IMODE((tmp_path / DEV_KEY).stat().st_mode) == 0o600
+
+
+async def test_start_that_died_after_writing_its_key_is_continued(tmp_path: Path) -> None:
+    """A key file without a row in the ledger becomes valid instead of useless."""
+    (tmp_path / DEV_KEY).write_text("sk-sl-left-behind\n")
+    async with open_ledger(tmp_path) as ledger:
+        found = await ensure_dev_key(ledger.accounts, tmp_path, ManualClock())
+        assert await ledger.accounts.key(digest("sk-sl-left-behind")) is not None
+    assert found.key == "sk-sl-left-behind"
+
+
+async def test_ledger_with_keys_gets_none(tmp_path: Path) -> None:
+    """Whoever made keys of his own, or deleted the file, wants no other."""
+    async with open_ledger(tmp_path) as ledger:
+        await ensure_dev_key(ledger.accounts, tmp_path, ManualClock())
+        (tmp_path / DEV_KEY).unlink()
+        found = await ensure_dev_key(ledger.accounts, tmp_path, ManualClock())
+    assert found.key == ""
+    assert not (tmp_path / DEV_KEY).exists()
+
+
+async def test_dev_key_is_never_written_through_a_link(tmp_path: Path) -> None:
+    """A link that somebody laid where the key goes does not get it."""
+    (tmp_path / DEV_KEY).symlink_to(tmp_path / "elsewhere")
+    async with open_ledger(tmp_path) as ledger:
+        with pytest.raises(FileExistsError):
+            await ensure_dev_key(ledger.accounts, tmp_path, ManualClock())
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_no_two_keys_are_alike() -> None:
+    """A key is 160 random bits as 32 characters."""
+    assert make_key() != make_key()
+    assert set(make_key().removeprefix("sk-sl-")) <= set("abcdefghijklmnopqrstuvwxyz234567")
