@@ -20,12 +20,20 @@ from tests.engines import ENGINES
 BIN = Path(sys.executable).parent
 PYTEST = (sys.executable, "-m", "pytest", *(["--timeout=0"] if DEEP else []))
 ON_ALL_CORES = ("-n", "auto", "--dist", "worksteal")
+# Every worker, and every gateway that a test starts, imports the same: compiled once and not each time.
+KEEP_BYTECODE = {"PYTHONDONTWRITEBYTECODE": ""}
+# What speaks over sockets waits for half of its time.
+ON_ALL_CORES_TWICE = ("-n", str(2 * (os.cpu_count() or 1)), "--dist", "worksteal")
 # A deep run repeats what the ordinary one has counted.
 COUNTING_LINES = () if DEEP else ("--cov=protocol", "--cov=gateway/core", "--cov-report=")
 NO_TESTS_COLLECTED = 5
 NEITHER_TIME_NOR_ENGINES = " and ".join(f"not {name}" for name in ("timing", *ENGINES))
 # What starts and cancels tasks; a deep run puts everything that has a loop under asyncio's own watch.
-WITH_LOOPS = ("tests/gateway", "--ignore=tests/gateway/core") if DEEP else ("tests/gateway/flow",)
+WITH_LOOPS = (
+    ("tests/gateway", "--ignore=tests/gateway/core")
+    if DEEP
+    else ("tests/gateway/flow", "--ignore=tests/gateway/flow/test_gate.py")
+)
 PURE_TESTS = ("tests/protocol", "tests/gateway/core")
 PURE = "protocol/*,gateway/core/*"
 IMPURE = "protocol/client.py,protocol/clients/*"
@@ -50,6 +58,11 @@ class Stage:
         return f'make test STAGES="{names}"'
 
 
+def files_with(mark: str) -> list[str]:
+    """Return the test files in which a mark stands: to collect all others takes longer than to run these."""
+    return sorted(str(path) for path in Path("tests").rglob("test_*.py") if mark in path.read_text())
+
+
 STAGES = (
     Stage("format", (BIN / "ruff", "format", "--check", "."), is_static=True),
     Stage("lint", (BIN / "ruff", "check", "."), is_static=True),
@@ -66,7 +79,7 @@ STAGES = (
     ),
     Stage(
         "tests",
-        (*PYTEST, *ON_ALL_CORES, "-m", "not timing", "tests", *(f"--ignore={path}" for path in PURE_TESTS)),
+        (*PYTEST, *ON_ALL_CORES_TWICE, "-m", "not timing", "tests", *(f"--ignore={path}" for path in PURE_TESTS)),
         is_pytest=True,
     ),
     # asyncio's debug mode slows every step of a loop, so this run neither measures time nor counts lines.
@@ -76,7 +89,7 @@ STAGES = (
         is_pytest=True,
         environment=(("PYTHONASYNCIODEBUG", "1"),),
     ),
-    Stage("timing", (*PYTEST, "-m", "timing"), is_pytest=True, may_be_empty=True),
+    Stage("timing", (*PYTEST, "-m", "timing", *files_with("mark.timing")), is_pytest=True, may_be_empty=True),
 )
 
 
@@ -107,7 +120,7 @@ def perform(stage: Stage, show: Callable[[str], None]) -> Outcome:
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        env=os.environ | dict(stage.environment),
+        env=os.environ | KEEP_BYTECODE | dict(stage.environment),
     ) as process:
         assert process.stdout is not None, "it is a pipe"
         for line in process.stdout:

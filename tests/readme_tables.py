@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from gateway import config
+from gateway.config.upstreams import KINDS
 from gateway.observe import metrics
 from protocol.errors import CLOSES, ERRORS
 
@@ -12,7 +13,7 @@ README = Path(__file__).parent.parent / "README.md"
 
 def tables() -> dict[str, str]:
     """Return each generated table by the name of its place."""
-    return {"settings": _settings(), "codes": _codes(), "metrics": metrics.describe()}
+    return {"settings": _settings(), "upstreams": _upstreams(), "codes": _codes(), "metrics": metrics.describe()}
 
 
 def rendered(text: str) -> str:
@@ -24,8 +25,29 @@ def rendered(text: str) -> str:
 
 
 def _settings() -> str:
-    rows = [f"| `{one.path}` | {one.type} | {_code(one.default)} | {one.doc} |" for one in config.describe()]
+    rows = [f"| `{one.path}` | {_facts(one)} |" for one in config.describe() if not one.kinds]
     return "\n".join(["| setting | type | default | meaning |", "| --- | --- | --- | --- |", *rows])
+
+
+def _upstreams() -> str:
+    rows = [
+        f"| `{one.path.removeprefix('upstreams.NAME.')}` | {_kinds(one.kinds)} | {_facts(one)} |"
+        for one in config.describe()
+        if one.kinds
+    ]
+    return "\n".join(["| setting | of kinds | type | default | meaning |", "| --- | --- | --- | --- | --- |", *rows])
+
+
+def _facts(one: config.Setting) -> str:
+    return f"{one.type} | {_code(one.default)} | {one.doc}"
+
+
+def _kinds(kinds: tuple[str, ...]) -> str:
+    """Name the kinds, or those that are missing where that is shorter."""
+    missing = [kind for kind in KINDS if kind not in kinds]
+    if len(missing) < 2:
+        return f"all but {missing[0]}" if missing else "all"
+    return ", ".join(kinds)
 
 
 def _codes() -> str:

@@ -1,9 +1,11 @@
 """README tells every setting, code and metric, and the commands that it shows exist."""
 
 import re
+from pathlib import Path
 
 from click.testing import CliRunner
 
+from gateway import config
 from gateway.cli import main
 from tests.readme_tables import README, rendered
 
@@ -20,3 +22,14 @@ def test_commands_that_readme_shows_exist() -> None:
     assert {"serve", "generate", "key", "check-config"} <= shown
     for name in shown:
         assert CliRunner().invoke(main, [name, "--help"]).exit_code == 0
+
+
+def test_settings_that_readme_shows_are_right(tmp_path: Path) -> None:
+    """Whoever copies an example and sets the variables that it names has a gateway."""
+    shown = re.findall(r"```toml\n(.*?)```", README.read_text(), re.DOTALL)
+    assert len(shown) >= 3
+    for text in shown:
+        path = tmp_path / "safelight.toml"
+        path.write_text(text)
+        keys = {name: f"sk-{name}" for name in re.findall(r'"([A-Z_]+_KEY[A-Z_]*)"', text)}
+        assert config.load(path, keys).upstreams

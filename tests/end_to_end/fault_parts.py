@@ -17,6 +17,7 @@ from gateway.clock import SystemClock
 from gateway.core.records import JobRecord
 from gateway.flow.supervise import Supervisor
 from protocol.header import Flag, Format, Header, Kind, pack
+from tests.answers import Answer
 from tests.end_to_end.harness import Running
 from tests.end_to_end.raw import BINARY, TEXT, RawSocket
 
@@ -123,26 +124,10 @@ async def answer_to(one: RawSocket, message: dict[str, Any]) -> dict[str, Any]:
     return answer
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What came over HTTP."""
-
-    status: int
-    headers: dict[str, str]
-    """By name in small letters."""
-    body: bytes
-
-    @property
-    def error(self) -> dict[str, Any]:
-        """The error that the body tells."""
-        error: dict[str, Any] = json.loads(self.body)["error"]
-        return error
-
-
 async def ask(
     url: str, method: str, path: str, key: str | None, body: bytes | None = None, **headers: str
 ) -> Answer:  # fmt: skip
-    """Ask over HTTP."""
+    """Ask over HTTP, the path as it stands; the answer's headers are named in small letters."""
     return await asyncio.to_thread(_ask, url, method, path, key, body, headers)
 
 

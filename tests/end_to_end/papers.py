@@ -10,6 +10,7 @@ from pathlib import Path
 from gateway.core.models import Model, Sizes
 from gateway.core.reports import ImageMade, Picture, PreviewMade, Report, StepDone, WorkBegun
 from gateway.ports import CallOrder
+from tests.gateway.doubles import QuietUpstream
 
 
 def png(width: int, height: int, colour: tuple[int, int, int], padding: int = 0) -> bytes:
@@ -28,7 +29,7 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-class PaperUpstream:
+class PaperUpstream(QuietUpstream):
     """See `gateway.ports.Upstream`. Every step comes with a preview, all in one turn of the loop unless paced."""
 
     def __init__(
@@ -55,8 +56,10 @@ class PaperUpstream:
                 id=name,
                 upstream=name,
                 vendor_model=name,
-                tasks=frozenset({"txt2img", "img2img", "inpaint"}),
-                params=frozenset({"prompt", "width", "height", "steps", "seed", "n", "strength"}),
+                tasks=dict.fromkeys(
+                    ("txt2img", "img2img", "inpaint"),
+                    frozenset({"prompt", "width", "height", "steps", "seed", "n", "strength"}),
+                ),
                 sizes=Sizes(smallest=8, multiple_of=8),
                 default_size=(64, 64),
                 steps=(1, 1000),
@@ -66,12 +69,6 @@ class PaperUpstream:
                 price_micros=1000 if billed else 0,
             ),
         )
-
-    async def open(self) -> None:
-        """Nothing to open."""
-
-    async def close(self) -> None:
-        """Nothing to close."""
 
     async def run(self, order: CallOrder) -> AsyncGenerator[Report, None]:
         """Paint `order.count` pictures."""

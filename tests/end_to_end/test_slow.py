@@ -126,7 +126,7 @@ def _percentile(values: list[float], share: float) -> float:
 @pytest.mark.timeout(400)
 async def test_slow_readers_delay_nobody_and_cost_no_memory(tmp_path: Path) -> None:
     """The control runs beside it in the same minute, with ten readers and no slow ones."""
-    seconds, slow_count = deep_count(8, 60), deep_count(40, 100)
+    seconds, slow_count = deep_count(6, 60), deep_count(40, 100)
     async with _served(tmp_path / "a", seconds) as crowded, _served(tmp_path / "b", seconds) as control:
         fast = {served.url: [await _watch(served) for _ in range(FAST)] for served in (crowded, control)}
         slow = [await _watch(crowded, receive_buffer=4096) for _ in range(slow_count)]

@@ -15,6 +15,7 @@ from gateway.core.reports import Picture
 from gateway.imaging import PillowTranscoder, shrunk
 from protocol.ladder import EDGES, QUALITIES, Rung
 from protocol.messages import ImageFormat, PreviewFormat
+from tests import pictures
 
 JPEG = Rung(256, "jpeg", 70)
 RAW = Rung(256, "raw", 90)
@@ -31,9 +32,7 @@ def transcoder() -> Iterator[PillowTranscoder]:
 
 def encoded(image: Image.Image, format: ImageFormat, **options: object) -> Picture:
     """Return an image as an upstream would send it."""
-    out = io.BytesIO()
-    image.save(out, format, **options)
-    return Picture(out.getvalue(), format, *image.size)
+    return Picture(pictures.encoded(image, format, **options), format, *image.size)
 
 
 def gradient(width: int, height: int, mode: str = "RGB") -> Image.Image:

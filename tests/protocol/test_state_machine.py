@@ -20,7 +20,8 @@ from protocol.messages import Finals, Submit
 from protocol.replica_states import State
 from protocol.session import Phase
 from tests.depth import DEEP, deep_count
-from tests.protocol.model import HELLOS, MAX_JOBS, NODES, World
+from tests.protocol.model.ledger import HELLOS, MAX_JOBS, NODES
+from tests.protocol.model.world import World
 
 MAX_CALM: Final = 8
 """How much trouble may come at once: work earns it, or nothing would come of anything."""

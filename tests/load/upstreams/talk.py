@@ -7,31 +7,29 @@ import base64
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
 from PIL import Image
 
+from load.upstreams.pictures import colour_of
+from tests import pictures
+from tests.answers import Answer
+
+Client = aiohttp.ClientSession
 XL = "stable-diffusion-xl-1024-v1-0"
 OLD = "stable-diffusion-v1-6"
+ESRGAN = "esrgan-v1-x2plus"
 AUTH = {"Authorization": "Bearer sk-test"}
 PROMPT: dict[str, Any] = {"text_prompts": [{"text": "a cat"}]}
 SMALL: dict[str, Any] = {**PROMPT, "width": 512, "height": 512, "seed": 7}
 """A body that the engine `OLD` takes."""
+CAT = colour_of(7, "a cat")
+"""What is painted for them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """An answer read wholly."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.body)
+class Reply(Answer):
+    """An answer of the stand-in."""
 
     @property
     def name(self) -> str:
@@ -84,16 +82,9 @@ async def edit(
     return await send(client, "POST", f"{url}/v1/generation/{engine}/{operation}", data=form)
 
 
-def png_of(image: Image.Image, kind: str = "PNG") -> bytes:
-    """The picture as a file."""
-    out = io.BytesIO()
-    image.save(out, kind)
-    return out.getvalue()
-
-
 def flat(width: int = 512, height: int = 512, colour: tuple[int, ...] = (200, 100, 0)) -> bytes:
     """A PNG of one colour, RGB or RGBA."""
-    return png_of(Image.new("RGB" if len(colour) == 3 else "RGBA", (width, height), colour))
+    return pictures.flat(colour, (width, height), "RGB" if len(colour) == 3 else "RGBA")
 
 
 def decode(png: bytes) -> Image.Image:

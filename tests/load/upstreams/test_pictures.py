@@ -8,20 +8,7 @@ import pytest
 from PIL import Image
 
 from load.upstreams import pictures
-
-
-def decode(png: bytes) -> Image.Image:
-    """The picture in a PNG, read by a decoder that checks its checksums."""
-    image = Image.open(io.BytesIO(png))
-    image.load()
-    return image
-
-
-def png_of(image: Image.Image) -> bytes:
-    """The picture as a PNG."""
-    out = io.BytesIO()
-    image.save(out, "PNG")
-    return out.getvalue()
+from tests.load.upstreams.talk import decode, flat
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (9, 1), (64, 64), (640, 1536), (1024, 1024)])
@@ -51,7 +38,7 @@ def test_padding_adds_weight_and_changes_no_pixel(at_least: int) -> None:
 @pytest.mark.parametrize("keep,expected", [(1.0, (200, 100, 0)), (0.0, (0, 0, 100)), (0.5, (100, 50, 50))])
 def test_blend_mixes_by_the_share_kept(keep: float, expected: tuple[int, int, int]) -> None:
     """The share kept is the init picture's part in each pixel."""
-    init = png_of(Image.new("RGB", (64, 64), (200, 100, 0)))
+    init = flat(64, 64)
     pixel = decode(pictures.blend(init, (0, 0, 100), keep)).getpixel((5, 5))
     assert pixel == pytest.approx(expected, abs=1)
 

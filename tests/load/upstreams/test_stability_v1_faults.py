@@ -20,6 +20,7 @@ from tests.load.upstreams.talk import (
     AUTH,
     OLD,
     SMALL,
+    Client,
     ManualClock,
     connect,
     draw,
@@ -29,7 +30,6 @@ from tests.load.upstreams.talk import (
     send,
 )
 
-Client = aiohttp.ClientSession
 ROOT = Path(__file__).parents[3]
 
 
