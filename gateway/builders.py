@@ -13,7 +13,7 @@ from gateway.upstreams.sdcpp import SdCpp, Terms
 from gateway.upstreams.stability_v1 import Engine as StabilityEngine
 from gateway.upstreams.stability_v1 import StabilityV1
 from gateway.upstreams.stability_v2beta import StabilityV2Beta
-from gateway.upstreams.stability_v2beta_models import models_of
+from gateway.upstreams.stability_v2beta.models import models_of
 
 ONLY_ACCOUNT: Final = "default"
 

@@ -16,9 +16,10 @@ from gateway.cli_trouble import Trouble
 from gateway.clock import SystemClock
 from gateway.config import Upstream as Settings
 from gateway.core.models import Model, Sizes
+from gateway.core.normal import Request
 from gateway.core.params import Params
 from gateway.core.reports import ImageMade, Picture, PreviewMade, Report, StepDone, UpstreamFault, WorkBegun
-from gateway.core.requests import Request, normalise
+from gateway.core.requests import normalise
 from gateway.ports import CallOrder, Upstream
 from protocol.errors import ClientFault
 from protocol.ids import make_ulid

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from gateway.core.models import Model
+from gateway.core.normal import Request
 from gateway.core.records import (
     Append,
     AssetRecord,
@@ -25,7 +26,6 @@ from gateway.core.records import (
     Submitted,
 )
 from gateway.core.reports import Picture, Report
-from gateway.core.requests import Request
 from gateway.core.signing import SigningKey
 from protocol.ladder import Rung
 from protocol.messages import Canceler, Numbered

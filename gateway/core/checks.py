@@ -4,29 +4,15 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from msgspec import UNSET, Struct
+from msgspec import UNSET
 
 from gateway.core.models import Model
+from gateway.core.normal import InputImage
 from gateway.core.params import CONTROLS, TASKS, Expand, Params, WeightedPrompt, split_prompts
 from protocol.errors import ClientFault
 
 _OPTIONS: Final = ("weight", "start", "end", "preprocessor")
 """How a client may say that an input image is used."""
-
-
-class InputImage(Struct, frozen=True):
-    """An input image that is in the store: its role, its content hash, its edges in pixels, and how it is used."""
-
-    role: str
-    asset: str
-    width: int
-    height: int
-    weight: float | None = None
-    start: float | None = None
-    end: float | None = None
-    preprocessor: str | None = None
-    slot: str = ""
-    """The role, with a number if it is not the first of that role: unique within a request."""
 
 
 def check(task: str, params: Params, inputs: Sequence[InputImage], model: Model) -> None:

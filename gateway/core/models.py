@@ -4,12 +4,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import product
 from math import ceil, floor, log
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+from gateway.core.normal import Request
 from protocol.errors import ClientFault
-
-if TYPE_CHECKING:
-    from gateway.core.requests import Request
 
 Progress = Literal["steps", "estimated", "none"]
 Cancel = Literal["yes", "queued", "no"]
@@ -170,7 +168,7 @@ class Model:
     """Price of one image, in millionths of the currency."""
     task_prices: Mapping[str, int] = field(default_factory=dict)
     """Prices of tasks that cost something else."""
-    request_price: "Callable[[Request], int] | None" = None
+    request_price: Callable[[Request], int] | None = None
     """Price of one image of a request, where its task alone does not say; a task's price is then the highest."""
     description: str = ""
 
@@ -187,6 +185,6 @@ class Model:
         """Return the most that one image of a task costs, in millionths of the currency."""
         return self.task_prices.get(task, self.price_micros)
 
-    def price_of(self, request: "Request") -> int:
+    def price_of(self, request: Request) -> int:
         """Return the price of one image of a request, in millionths of the currency."""
         return self.price(request.task) if self.request_price is None else self.request_price(request)

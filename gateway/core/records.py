@@ -9,7 +9,7 @@ from msgspec import UnsetType
 
 from gateway.core.calls import Call, CallEvent
 from gateway.core.jobs import ENDED, State
-from gateway.core.requests import Request
+from gateway.core.normal import Request
 from protocol.messages import Canceler, Image, ImageFormat, ImageReady, Notice, Numbered
 
 

@@ -12,11 +12,12 @@ from collections.abc import Sequence
 from typing import Final, TypeVar
 
 import msgspec
-from msgspec import UNSET, Struct, UnsetType, structs
+from msgspec import UNSET, UnsetType, structs
 
-from gateway.core.checks import InputImage, check, parts_of, prompts_of
+from gateway.core.checks import check, parts_of, prompts_of
 from gateway.core.models import Model, Sizes
-from gateway.core.params import CONTROLS, TASKS, Expand, Lora, Params, WeightedPrompt
+from gateway.core.normal import InputImage, Note, Request
+from gateway.core.params import CONTROLS, TASKS, Lora, Params
 from protocol.errors import ClientFault
 from protocol.messages import Submit
 
@@ -25,56 +26,6 @@ _LARGEST_SEED: Final = 4_294_967_294
 """The smallest of the vendors' seed ranges, so that one seed means something everywhere (upstreams.md 11.1)."""
 _DEFAULT_STRENGTH: Final = 0.65
 _DEFAULT_SCALE: Final = 2.0
-
-
-class Note(Struct, frozen=True):
-    """What was changed because the request allowed it; a `notice` of the job tells it."""
-
-    code: str
-    message: str
-
-
-class Request(Struct, frozen=True):
-    """The normal form: one picture request with nothing left open. Edges in pixels, `strength` 1 ignores the init."""
-
-    task: str
-    model: str
-    prompt: str
-    negative_prompt: str
-    width: int
-    height: int
-    steps: int
-    guidance: float
-    seed: int
-    n: int
-    strength: float | None = None
-    sampler: str | None = None
-    scheduler: str | None = None
-    style: str | None = None
-    inputs: tuple[InputImage, ...] = ()
-    prompts: tuple[WeightedPrompt, ...] = ()
-    """The parts with their weights, negative ones too, where the client gave them; then `prompt` and
-    `negative_prompt` have the same in the notation `(text:weight)`."""
-    loras: tuple[Lora, ...] = ()
-    expand: Expand | None = None
-    search: str | None = None
-    notes: tuple[Note, ...] = ()
-    alternatives: tuple[str, ...] = ()
-    """Other upstreams that can do this as well, best first; no part of what is asked."""
-
-    def input(self, role: str) -> InputImage | None:
-        """The first input image of that role, if there is one."""
-        return next((image for image in self.inputs if image.role == role), None)
-
-    @property
-    def controls(self) -> tuple[InputImage, ...]:
-        """The control images."""
-        return tuple(image for image in self.inputs if image.role in CONTROLS)
-
-    @property
-    def references(self) -> tuple[InputImage, ...]:
-        """The reference pictures."""
-        return tuple(image for image in self.inputs if image.role == "reference")
 
 
 def normalise(task: str, params: Params, inputs: Sequence[InputImage], model: Model, chance: random.Random) -> Request:

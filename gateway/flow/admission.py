@@ -10,11 +10,11 @@ from typing import Final, TypeVar
 
 from msgspec import UNSET, UnsetType, structs
 
-from gateway.core.checks import InputImage
 from gateway.core.limits import TokenBucket
+from gateway.core.normal import InputImage, Request
 from gateway.core.params import Params, decode_params
 from gateway.core.records import Identity, JobRecord, NewJob, Submitted
-from gateway.core.requests import Request, body_hash, fingerprint, normalise
+from gateway.core.requests import body_hash, fingerprint, normalise
 from gateway.core.routing import Route, Standing, ranked
 from gateway.flow.catalog import Catalog
 from gateway.flow.feeds import Feeds

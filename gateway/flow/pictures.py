@@ -10,8 +10,8 @@ from typing import Final
 
 from msgspec import UNSET, UnsetType
 
-from gateway.core.checks import InputImage
 from gateway.core.images import ImageFault, measure
+from gateway.core.normal import InputImage
 from gateway.core.records import AssetRecord
 from gateway.core.reports import Picture
 from gateway.ports import Assets, Blobs, Clock

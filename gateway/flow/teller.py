@@ -12,8 +12,8 @@ from typing import Final
 from msgspec import UNSET
 
 from gateway.core.eta import estimated_share, ratio_of, remaining_ms
+from gateway.core.normal import Request
 from gateway.core.reports import PreviewMade, StepDone
-from gateway.core.requests import Request
 from gateway.flow.book import Book
 from protocol.messages import Progress
 from protocol.tail import PreviewFacts

@@ -9,8 +9,8 @@ from sqlalchemy import Connection, bindparam, case, delete, func, insert, select
 
 from gateway.core.fairness import enter
 from gateway.core.jobs import LIVE, State
+from gateway.core.normal import Request
 from gateway.core.records import JobRecord, NewJob, Submitted
-from gateway.core.requests import Request
 from gateway.ledger.rows import (
     COLUMNS,
     FIELDS,

@@ -12,8 +12,8 @@ import msgspec
 from sqlalchemy import Connection, bindparam, insert, select, update
 
 from gateway.core.jobs import State, advance, cause
+from gateway.core.normal import Request
 from gateway.core.records import JobRecord
-from gateway.core.requests import Request
 from gateway.ledger.schema import events, holds, jobs, runs
 from protocol.messages import Numbered, Started
 

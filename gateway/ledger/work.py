@@ -17,8 +17,8 @@ from sqlalchemy import Connection, Row, bindparam, insert, or_, select, update
 from gateway.core.calls import Call, CallEvent, CallState, advance_call
 from gateway.core.fairness import charge
 from gateway.core.jobs import CLAIMED, Event, State, advance
+from gateway.core.normal import Request
 from gateway.core.records import Append, CallSettled, Claimed, NewCall, SentCall, StaleClaim
-from gateway.core.requests import Request
 from gateway.ledger.rows import (
     COLUMNS,
     as_record,

@@ -21,7 +21,7 @@ from gateway.config import (
     Window,
     load,
 )
-from gateway.upstreams.stability_v1_models import SIZES
+from gateway.upstreams.stability_v1.models import SIZES
 from tests.gateway.config_files import VENDOR, VENDOR_KEY, faults_of, write
 
 

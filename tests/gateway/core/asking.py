@@ -6,10 +6,10 @@ from typing import Any, Final
 
 import pytest
 
-from gateway.core.checks import InputImage
 from gateway.core.models import Model, Sizes
+from gateway.core.normal import InputImage, Request
 from gateway.core.params import TASKS, Expand, Params
-from gateway.core.requests import Request, normalise
+from gateway.core.requests import normalise
 from protocol.errors import ClientFault
 
 ASSET: Final = "sha256:" + "0" * 64

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as some
 from msgspec import structs
 
-from gateway.core.checks import InputImage, check, parts_of, prompts_of
+from gateway.core.checks import check, parts_of, prompts_of
+from gateway.core.normal import InputImage
 from gateway.core.params import CONTROLS, TASKS, Expand, Params, WeightedPrompt
 from protocol.errors import ClientFault
 from tests.gateway.core.asking import ASSET, CANNY, DEPTH, INIT, LEAST, MASK, MODEL, NARROW, REFERENCE, refused

@@ -6,7 +6,7 @@ from hypothesis import example, given
 from hypothesis import strategies as some
 
 from gateway.core.models import Model, Sizes
-from gateway.core.requests import Request
+from gateway.core.normal import Request
 from protocol.errors import ClientFault
 
 EDGES = some.integers(1, 20_000)

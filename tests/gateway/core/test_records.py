@@ -2,8 +2,8 @@ import msgspec
 import pytest
 
 from gateway.core.jobs import ENDED, State
+from gateway.core.normal import Request
 from gateway.core.records import Claimed, JobRecord, Plan, images_of
-from gateway.core.requests import Request
 from protocol.messages import Accepted, ImageReady, Notice, Numbered, Started
 
 JOB = "0" * 26

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as some
 from msgspec import structs
 
-from gateway.core.checks import InputImage
+from gateway.core.normal import InputImage, Request
 from gateway.core.params import TASKS, Expand, Lora, Params, WeightedPrompt, decode_params
-from gateway.core.requests import Request, normalise
+from gateway.core.requests import normalise
 from protocol.errors import ClientFault
 from tests.gateway.core.asking import (
     ASSET,

@@ -7,8 +7,8 @@ from hypothesis import strategies as some
 from msgspec import structs
 
 from gateway.core.models import Model, Sizes
+from gateway.core.normal import Note
 from gateway.core.params import TASKS, Expand
-from gateway.core.requests import Note
 from tests.gateway.core.asking import CANNY, INIT, LEAST, MODEL, made, refused
 
 LISTED = replace(MODEL, sizes=Sizes(listed=((512, 512), (768, 512), (512, 768))))

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as some
 from msgspec import structs
 
+from gateway.core.normal import Note, Request
 from gateway.core.params import Expand, Lora, WeightedPrompt
-from gateway.core.requests import Note, Request, body_hash, fingerprint
+from gateway.core.requests import body_hash, fingerprint
 from protocol.codec import decode_client
 from protocol.messages import Submit
 from tests.gateway.core.asking import ASSET, CANNY, DEPTH, INIT, MASK, MODEL, made

@@ -3,8 +3,8 @@
 from typing import Any
 
 from gateway.core.calls import CallEvent
+from gateway.core.normal import Request
 from gateway.core.records import Append, AssetRecord, CallSettled, Claimed, NewCall, NewJob
-from gateway.core.requests import Request
 from gateway.ports import Ledger
 from protocol.messages import Completed, ErrorBody, Failed, ImageReady, Numbered, Started, Timings
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from gateway.core.normal import Request
 from gateway.core.reports import ImageMade, Picture, Report, UpstreamFault
-from gateway.core.requests import Request
 from gateway.ports import CallOrder, Upstream
 from gateway.upstreams.openai_images import ImageModel, OpenAIImages
 

@@ -12,14 +12,14 @@ import msgspec
 import pytest
 from PIL import Image
 
-from gateway.core.checks import InputImage
 from gateway.core.images import measure
+from gateway.core.normal import InputImage
 from gateway.core.params import decode_params
 from gateway.core.reports import ImageMade, Report, UpstreamFault
 from gateway.core.requests import normalise
 from gateway.ports import CallOrder, Upstream
 from gateway.upstreams.stability_v2beta import StabilityV2Beta
-from gateway.upstreams.stability_v2beta_models import model_of, prices_of
+from gateway.upstreams.stability_v2beta.models import model_of, prices_of
 
 KEY = "sk-secret-key-of-the-tests-0123456789"
 INIT = (200, 100, 0)

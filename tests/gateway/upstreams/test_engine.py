@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from gateway.core.normal import Request
 from gateway.core.reports import (
     ImageMade,
     Outcome,
@@ -27,7 +28,6 @@ from gateway.core.reports import (
     UpstreamFault,
     WorkBegun,
 )
-from gateway.core.requests import Request
 from gateway.engine import wire
 from gateway.engine.interface import Latent, Painting, Pixels
 from gateway.engine.painter import Painter
@@ -394,7 +394,7 @@ async def test_process_gets_none_of_the_gateways_secrets(engine: Engine, monkeyp
 PARENT = """
 import asyncio, sys
 sys.path.insert(0, {root!r})
-from gateway.core.requests import Request
+from gateway.core.normal import Request
 from gateway.ports import CallOrder
 from gateway.upstreams.engine import Engine
 

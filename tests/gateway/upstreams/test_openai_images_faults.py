@@ -14,7 +14,7 @@ from gateway.core.reports import ImageMade, Outcome, Picture, WorkBegun
 from gateway.core.secret import Secret
 from gateway.upstreams.failures import Told
 from gateway.upstreams.openai_images import ImageModel, OpenAIImages
-from gateway.upstreams.openai_images_wire import pictures_in, refusal, result_url, short_message, told_in
+from gateway.upstreams.openai_images.wire import pictures_in, refusal, result_url, short_message, told_in
 from load.upstreams.faults import Cut, Finish, Garbage, Refuse, Rule, Stall
 from load.upstreams.openai_images import OpenAIImages as StandIn
 from load.upstreams.openai_images.faults import EmptyData, ForeignUrl, RateLimited, Redirect

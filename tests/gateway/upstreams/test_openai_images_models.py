@@ -8,7 +8,7 @@ import pytest
 from gateway.core.models import Sizes
 from gateway.core.reports import Outcome, UpstreamFault
 from gateway.upstreams.openai_images import ImageModel, OpenAIImages
-from gateway.upstreams.openai_images_models import DIALECTS, offered, short_name
+from gateway.upstreams.openai_images.models import DIALECTS, offered, short_name
 from load.upstreams.faults import Cut, Refuse, Rule
 from load.upstreams.openai_images import OpenAIImages as StandIn
 from load.upstreams.openai_images.models import ALL

@@ -14,8 +14,8 @@ from gateway.core.reports import ImageMade, Outcome, Picture, PreviewMade, Repor
 from gateway.core.secret import Secret
 from gateway.upstreams.failures import Told
 from gateway.upstreams.openai_images import ImageModel
-from gateway.upstreams.openai_images_events import Frame, Frames, FrameTooLarge, Mail
-from gateway.upstreams.openai_images_wire import Ended, Finished, Partial, Trouble, read_event, trouble
+from gateway.upstreams.openai_images.events import Frame, Frames, FrameTooLarge, Mail
+from gateway.upstreams.openai_images.wire import Ended, Finished, Partial, Trouble, read_event, trouble
 from load.upstreams.faults import Cut, Drip, Finish, Garbage, Rule
 from load.upstreams.openai_images import OpenAIImages as StandIn
 from load.upstreams.openai_images.faults import (

@@ -13,8 +13,8 @@ from PIL import Image
 
 from gateway.core.reports import WorkBegun
 from gateway.upstreams.stability_v2beta import StabilityV2Beta
-from gateway.upstreams.stability_v2beta_models import MODELS, RATIOS, SERVICES, model_of, prices_of, ratio_of
-from gateway.upstreams.stability_v2beta_wire import prompts_of, to_vendor
+from gateway.upstreams.stability_v2beta.models import MODELS, RATIOS, SERVICES, model_of, prices_of, ratio_of
+from gateway.upstreams.stability_v2beta.wire import prompts_of, to_vendor
 from load.upstreams.pictures import colour_of
 from load.upstreams.stability_v2beta import StabilityV2Beta as StandIn
 from load.upstreams.stability_v2beta.endpoints import ENDPOINTS, SD3_CREDITS

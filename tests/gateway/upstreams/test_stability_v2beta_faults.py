@@ -16,7 +16,7 @@ import pytest
 from gateway.core.reports import ImageMade, Outcome, UpstreamFault, WorkBegun
 from gateway.core.secret import Secret
 from gateway.ports import CallOrder
-from gateway.upstreams.stability_v2beta_wire import from_vendor, refusal
+from gateway.upstreams.stability_v2beta.wire import from_vendor, refusal
 from load.upstreams.faults import Cut, Drip, Finish, Garbage, Refuse, Rule, Stall
 from load.upstreams.pictures import BLUR
 from load.upstreams.stability_v2beta import RefuseWithoutId

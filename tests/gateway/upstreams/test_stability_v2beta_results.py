@@ -13,7 +13,7 @@ from gateway.core.reports import ImageMade, Outcome, Report, WorkBegun
 from gateway.core.secret import Secret
 from gateway.ports import CallOrder
 from gateway.upstreams.stability_v2beta import StabilityV2Beta
-from gateway.upstreams.stability_v2beta_wire import result_fault
+from gateway.upstreams.stability_v2beta.wire import result_fault
 from load.upstreams.faults import Cut, Drip, Finish, Garbage, Refuse, Rule, Stall
 from load.upstreams.pictures import BLUR, colour_of
 from load.upstreams.stability_v2beta import Lose, paint

@@ -116,7 +116,7 @@ async def _when_up(client: Client, standin: A1111) -> int:
         while True:
             try:
                 return (await draw(client, standin)).status
-            except aiohttp.ClientError:
+            except (aiohttp.ClientError, RuntimeError):  # it has no address while it is down
                 await asyncio.sleep(0.01)
 
 

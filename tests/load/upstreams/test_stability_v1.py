@@ -8,7 +8,7 @@ import pytest
 
 from load.upstreams.pictures import BLUR
 from load.upstreams.stability_v1 import StabilityV1
-from load.upstreams.stability_v1_orders import ENGINES, SAMPLERS, SDXL_SIZES, STYLE_PRESETS
+from load.upstreams.stability_v1.orders import ENGINES, SAMPLERS, SDXL_SIZES, STYLE_PRESETS
 from tests.load.upstreams.talk import AUTH, CAT, ESRGAN, OLD, PROMPT, SMALL, XL, Client, decode, draw, send
 
 # Reading the account

@@ -10,7 +10,7 @@ from PIL import Image
 
 from load.upstreams.pictures import colour_of
 from load.upstreams.stability_v1 import StabilityV1
-from load.upstreams.stability_v1_orders import Limits
+from load.upstreams.stability_v1.orders import Limits
 from tests.load.upstreams.talk import AUTH, CAT, ESRGAN, OLD, Client, Reply, decode, edit, flat, send
 from tests.pictures import encoded
 

@@ -12,8 +12,8 @@ import msgspec
 import pytest
 from PIL import Image
 
-from gateway.core.checks import InputImage
 from gateway.core.images import measure
+from gateway.core.normal import InputImage
 from gateway.core.params import Params
 from gateway.core.reports import ImageMade, PreviewMade, Report, StepDone, UpstreamFault, WorkBegun
 from gateway.core.requests import normalise

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from gateway.core.reports import ImageMade
-from gateway.upstreams.a1111_wire import from_vendor, needs_pixels, prepared, to_vendor
+from gateway.upstreams.a1111.wire import from_vendor, needs_pixels, prepared, to_vendor
 from load.upstreams.a1111 import words_of
 from load.upstreams.pictures import colour_of
 from tests.gateway.upstreams.a1111.server import (

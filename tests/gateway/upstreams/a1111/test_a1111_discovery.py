@@ -8,8 +8,8 @@ import pytest
 from gateway.core.models import Sizes
 from gateway.core.reports import UpstreamFault
 from gateway.upstreams.a1111 import A1111, Checkpoint
-from gateway.upstreams.a1111_discovery import offer_of
-from gateway.upstreams.a1111_models import Offer, control_model, models_of, stem_of, upscaler_of
+from gateway.upstreams.a1111.discovery import offer_of
+from gateway.upstreams.a1111.models import Offer, control_model, models_of, stem_of, upscaler_of
 from load.upstreams.faults import Garbage, Refuse, Rule
 from tests.gateway.upstreams.a1111.server import PASSWORD, USER, StandIn, adapter, images, order
 

@@ -8,7 +8,7 @@ import pytest
 
 from gateway.core.reports import Outcome, UpstreamFault
 from gateway.core.secret import Secret
-from gateway.upstreams.a1111_wire import from_vendor, job_failure, plain, refusal
+from gateway.upstreams.a1111.wire import from_vendor, job_failure, plain, refusal
 from load.upstreams.a1111 import Crash, JobError, out_of_memory
 from load.upstreams.faults import Cut, Drip, Garbage, Refuse, Rule, Stall
 from protocol.errors import ClientFault

@@ -10,7 +10,7 @@ import pytest
 from msgspec import structs
 
 from gateway.core.reports import ImageMade, PreviewMade, Report, StepDone, WorkBegun
-from gateway.upstreams.a1111_progress import (
+from gateway.upstreams.a1111.progress import (
     Attribution,
     Board,
     Follow,

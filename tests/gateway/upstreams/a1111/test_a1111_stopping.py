@@ -9,8 +9,8 @@ import pytest
 
 from gateway.core.reports import Outcome, Report, StepDone, UpstreamFault, WorkBegun
 from gateway.ports import CallOrder
-from gateway.upstreams import a1111_polls
 from gateway.upstreams.a1111 import A1111
+from gateway.upstreams.a1111 import polls as a1111_polls
 from load.upstreams.a1111 import Stuck
 from load.upstreams.faults import Cut, Rule, Stall
 from tests.gateway.upstreams.a1111.server import (

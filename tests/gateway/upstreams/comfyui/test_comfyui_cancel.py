@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gateway.core.reports import ImageMade, Outcome, StepDone, WorkBegun
-from gateway.upstreams.comfyui_wire import prompt_id_of
+from gateway.upstreams.comfyui.wire import prompt_id_of
 from load.upstreams.comfyui import Fail, Pause, PromptRule, SocketRule, Vanish, colour
 from load.upstreams.faults import Cut, Garbage, Refuse, Rule, Stall
 from tests.gateway.upstreams.comfyui.vendor import (

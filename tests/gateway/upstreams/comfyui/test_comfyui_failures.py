@@ -11,7 +11,7 @@ from aiohttp import web
 
 from gateway.core.reports import Outcome
 from gateway.core.secret import Secret
-from gateway.upstreams.comfyui_wire import read_history, read_queue, refusal, wrong_inputs
+from gateway.upstreams.comfyui.wire import read_history, read_queue, refusal, wrong_inputs
 from load.upstreams.comfyui import Library
 from load.upstreams.faults import Cut, Garbage, Refuse, Rule, Stall
 from tests.gateway.upstreams.comfyui.vendor import (

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from gateway.core.reports import Outcome, UpstreamFault
-from gateway.upstreams.comfyui_models import control_files, findings_of, sampler_names, short_names, version_of
-from gateway.upstreams.comfyui_rest import choices_of
+from gateway.upstreams.comfyui.models import control_files, findings_of, sampler_names, short_names, version_of
+from gateway.upstreams.comfyui.rest import choices_of
 from load.upstreams.comfyui import Checkpoint, Library
 from load.upstreams.faults import Garbage, Refuse, Rule
 from tests.gateway.upstreams.comfyui.vendor import StandIn, adapter, order, picture, reports

@@ -11,8 +11,8 @@ import pytest
 
 from gateway.core.reports import ImageMade, Outcome, PreviewMade, StepDone, WorkBegun
 from gateway.core.secret import Secret
-from gateway.upstreams.comfyui_events import Ended, Event, Frame, Track, parse_frame, parse_text
-from gateway.upstreams.comfyui_wire import prompt_id_of, refusal
+from gateway.upstreams.comfyui.events import Ended, Event, Frame, Track, parse_frame, parse_text
+from gateway.upstreams.comfyui.wire import prompt_id_of, refusal
 from load.upstreams.comfyui import Fail, LateHistory, LoseFiles, PromptRule, colour
 from load.upstreams.faults import Refuse, Rule
 from protocol.ids import is_ulid

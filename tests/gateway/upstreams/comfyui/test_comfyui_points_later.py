@@ -10,11 +10,11 @@ import pytest
 from aiohttp import web
 
 from gateway.core.reports import ImageMade, Outcome, PreviewMade, StepDone, WorkBegun
-from gateway.upstreams import comfyui as adapter_module
-from gateway.upstreams.comfyui_events import Track
-from gateway.upstreams.comfyui_models import findings_of
-from gateway.upstreams.comfyui_socket import Mailbox
-from gateway.upstreams.comfyui_wire import short_message, without_texts
+from gateway.upstreams.comfyui import adapter as adapter_module
+from gateway.upstreams.comfyui.events import Track
+from gateway.upstreams.comfyui.models import findings_of
+from gateway.upstreams.comfyui.socket import Mailbox
+from gateway.upstreams.comfyui.wire import short_message, without_texts
 from load.upstreams.comfyui import OUT_OF_MEMORY, Crash, Fail, NoPreviews, Pause, PromptRule, SocketRule, Vanish, colour
 from load.upstreams.faults import Refuse, Rule
 from tests.gateway.upstreams.comfyui.vendor import (
@@ -177,7 +177,7 @@ async def test_point_17_no_compression_is_offered_and_large_frames_are_taken() -
     finally:
         await runner.cleanup()
     assert offers == [None]
-    async with StandIn(step_time=0, preview_bytes=2_000_000) as standin:
+    async with StandIn(step_time=0.05, preview_bytes=2_000_000) as standin:
         async with adapter(standin.url) as upstream:
             assert len(previews(await reports(upstream, order(upstream)))) >= 1
         assert standin.counters()["sockets"] == 1

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from gateway.core.reports import PreviewMade, StepDone
-from gateway.upstreams.comfyui_events import Ended, Note, Track, parse_frame, parse_text
-from gateway.upstreams.comfyui_graph import planned_steps
-from gateway.upstreams.comfyui_models import version_of
-from gateway.upstreams.comfyui_rest import choices_of
-from gateway.upstreams.comfyui_wire import read_accepted, read_history, read_queue, short_message, wrong_inputs
+from gateway.upstreams.comfyui.events import Ended, Note, Track, parse_frame, parse_text
+from gateway.upstreams.comfyui.graph import planned_steps
+from gateway.upstreams.comfyui.models import version_of
+from gateway.upstreams.comfyui.rest import choices_of
+from gateway.upstreams.comfyui.wire import read_accepted, read_history, read_queue, short_message, wrong_inputs
 from tests.gateway.upstreams.comfyui.vendor import flat
 
 RECORDINGS = sorted((Path(__file__).parents[3] / "data" / "comfyui").glob("*.jsonl"))

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from gateway.core.reports import ImageMade, Outcome
-from gateway.upstreams.comfyui_template import Template, TemplateError
+from gateway.upstreams.comfyui.template import Template, TemplateError
 from load.upstreams.comfyui import colour
 from tests.gateway.upstreams.comfyui.vendor import (
     StandIn,

@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from gateway.core.checks import InputImage
 from gateway.core.models import Model
+from gateway.core.normal import InputImage, Request
 from gateway.core.reports import ImageMade, PreviewMade, Report, StepDone, UpstreamFault
-from gateway.core.requests import Request
 from gateway.ports import CallOrder, Upstream
 from gateway.upstreams.comfyui import ComfyUI
 from load.upstreams.comfyui import ComfyUI as Server

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from gateway.upstreams import sdcpp
+from gateway.upstreams.sdcpp import adapter
 from load.upstreams.sdcpp import SdCpp as StandIn
 from tests.gateway.upstreams.sdcpp.vendor import KEY
 
@@ -22,7 +22,7 @@ def key_is_never_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     """The double has no delayed acknowledgements: tests need not wait for them."""
-    monkeypatch.setattr(sdcpp, "SHORTEST_POLL_SECONDS", 0.005)
+    monkeypatch.setattr(adapter, "SHORTEST_POLL_SECONDS", 0.005)
 
 
 @pytest.fixture

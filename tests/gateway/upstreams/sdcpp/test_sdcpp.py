@@ -11,8 +11,8 @@ from PIL import Image
 from gateway.core.params import Lora
 from gateway.core.reports import ImageMade, Outcome, WorkBegun
 from gateway.ports import Upstream
-from gateway.upstreams import sdcpp
 from gateway.upstreams.sdcpp import SdCpp
+from gateway.upstreams.sdcpp import adapter as adapter_module
 from load.upstreams.faults import Drip, Rule
 from load.upstreams.pictures import colour_of
 from load.upstreams.sdcpp import SdCpp as StandIn
@@ -278,7 +278,7 @@ async def test_point_6_never_asks_faster_than_ten_times_a_second(
     standin.script(Rule(service_seconds=0.3))
     async with adapter(standin.url, poll_seconds=0.0) as upstream:
         await reports(upstream, order(upstream))
-    assert sdcpp.SHORTEST_POLL_SECONDS == 0.1
+    assert adapter_module.SHORTEST_POLL_SECONDS == 0.1
     at = [call.arrived for call in standin.log if call.operation in ("img_gen", "job")]
     assert len(at) > 3
     assert min(later - earlier for earlier, later in pairwise(at)) > 0.09

@@ -9,7 +9,7 @@ import pytest
 
 from gateway.core.reports import ImageMade, Outcome, WorkBegun
 from gateway.core.secret import Secret
-from gateway.upstreams.sdcpp_wire import accepted, failed, refusal, state_of
+from gateway.upstreams.sdcpp.wire import accepted, failed, refusal, state_of
 from load.upstreams.faults import Cut, Garbage, Refuse, Rule, Stall
 from load.upstreams.sdcpp import SdCpp as StandIn
 from load.upstreams.sdcpp import Shop

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from gateway.core.reports import Outcome
-from gateway.upstreams.sdcpp_inputs import fitted
+from gateway.upstreams.sdcpp.inputs import fitted
 from load.upstreams.pictures import colour_of
 from load.upstreams.sdcpp import SdCpp as StandIn
 from tests.gateway.upstreams.sdcpp.vendor import (

@@ -8,14 +8,15 @@ from typing import Any
 
 import pytest
 
-from gateway.core.checks import InputImage
+from gateway.core.normal import InputImage, Request
 from gateway.core.params import Lora, decode_params
 from gateway.core.reports import ImageMade, Outcome, UpstreamFault
-from gateway.core.requests import Request, normalise
+from gateway.core.requests import normalise
 from gateway.upstreams import sdcpp
 from gateway.upstreams.sdcpp import Terms
-from gateway.upstreams.sdcpp_models import Capabilities, Offer, capabilities_of, offer_of, problems_of
-from gateway.upstreams.sdcpp_wire import accepted, state_of
+from gateway.upstreams.sdcpp import adapter as adapter_module
+from gateway.upstreams.sdcpp.models import Capabilities, Offer, capabilities_of, offer_of, problems_of
+from gateway.upstreams.sdcpp.wire import accepted, state_of
 from load.upstreams.faults import Garbage, Refuse, Rule
 from load.upstreams.sdcpp import Defaults, Shop
 from load.upstreams.sdcpp import SdCpp as StandIn
@@ -124,7 +125,7 @@ async def test_known_model_is_asked_for_again_only_when_old(standin: StandIn, mo
         for _ in range(3):
             await reports(upstream, order(upstream))
         assert count(standin, "capabilities") == 1
-        monkeypatch.setattr(sdcpp, "_OLD_SECONDS", 0.0)
+        monkeypatch.setattr(adapter_module, "_OLD_SECONDS", 0.0)
         await reports(upstream, order(upstream))
         assert count(standin, "capabilities") == 2
 

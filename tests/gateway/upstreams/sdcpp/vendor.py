@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from gateway.core.checks import InputImage
+from gateway.core.normal import InputImage, Request
 from gateway.core.params import CONTROLS
 from gateway.core.reports import ImageMade, Report, UpstreamFault
-from gateway.core.requests import Request
 from gateway.ports import CallOrder, Upstream
 from gateway.upstreams.sdcpp import SdCpp, Terms
 from load.upstreams.sdcpp import SdCpp as StandIn

@@ -11,8 +11,8 @@ from gateway.core.reports import ImageMade, Outcome, Report, UpstreamFault, Work
 from gateway.ports import Upstream
 from gateway.upstreams.multipart import Part, encode_multipart
 from gateway.upstreams.stability_v1 import Engine, StabilityV1
-from gateway.upstreams.stability_v1_models import model_of
-from gateway.upstreams.stability_v1_wire import to_vendor
+from gateway.upstreams.stability_v1.models import model_of
+from gateway.upstreams.stability_v1.wire import to_vendor
 from load.upstreams.faults import Drip, Rule
 from load.upstreams.pictures import colour_of
 from load.upstreams.stability_v1 import StabilityV1 as StandIn

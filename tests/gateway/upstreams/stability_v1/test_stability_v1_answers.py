@@ -3,7 +3,7 @@
 import pytest
 
 from gateway.core.reports import UpstreamFault
-from gateway.upstreams.stability_v1_wire import from_vendor
+from gateway.upstreams.stability_v1.wire import from_vendor
 from tests.gateway.upstreams.stability_v1.vendor import PNG, answer, artifact, flat, order
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from gateway.core.reports import Outcome
 from gateway.core.secret import Secret
 from gateway.upstreams import vendor as adapter_module
-from gateway.upstreams.stability_v1_wire import refusal
+from gateway.upstreams.stability_v1.wire import refusal
 from load.upstreams.faults import Cut, Finish, Garbage, Refuse, Rule, Stall
 from load.upstreams.stability_v1 import StabilityV1 as StandIn
 from tests.gateway.upstreams.stability_v1.vendor import (

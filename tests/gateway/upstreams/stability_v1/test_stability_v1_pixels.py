@@ -7,7 +7,7 @@ from PIL import Image
 
 from gateway.core.reports import Outcome
 from gateway.upstreams.pictures import needs_preparing, prepare
-from gateway.upstreams.stability_v1_wire import WANTED
+from gateway.upstreams.stability_v1.wire import WANTED
 from load.upstreams.pictures import colour_of
 from load.upstreams.stability_v1 import StabilityV1 as StandIn
 from tests.gateway.upstreams.stability_v1.vendor import adapter, fault, flat, images, near, order, pixel, reports

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from gateway.core.normal import Request
 from gateway.core.reports import ImageMade, Report, UpstreamFault
-from gateway.core.requests import Request
 from gateway.ports import CallOrder, Upstream
 from gateway.upstreams.stability_v1 import Engine, StabilityV1
-from gateway.upstreams.stability_v1_models import model_of
+from gateway.upstreams.stability_v1.models import model_of
 from tests import pictures
 
 KEY = "sk-secret-key-of-the-tests-0123456789"

@@ -1,0 +1,5 @@
+"""stable-diffusion.cpp's server and its jobs."""
+
+from gateway.upstreams.sdcpp.adapter import SdCpp, Terms
+
+__all__ = ["SdCpp", "Terms"]
