@@ -111,7 +111,7 @@ def model_of(upstream: str, engine_id: str, engine: Engine) -> Model:
         samplers=tuple(SAMPLERS),
         styles=STYLES,
         max_prompt=2000,
-        progress="none",
+        progress="estimated",
         previews=False,
         # Dropping the connection is all there is, and nobody says that it stops the work or the bill.
         cancel="no",

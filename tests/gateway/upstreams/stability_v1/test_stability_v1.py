@@ -90,7 +90,7 @@ def test_models_tell_what_the_vendor_can_do() -> None:
     upstream = StabilityV1(name="main", base_url="http://x/", api_key=KEY, engines=ENGINES)
     small, large = upstream.models
     assert (small.id, small.upstream, small.vendor_model, small.price_micros) == ("sd", "main", V16, 10_000)
-    assert (small.billed, small.progress, small.previews, small.cancel) == (True, "none", False, "no")
+    assert (small.billed, small.progress, small.previews, small.cancel) == (True, "estimated", False, "no")
     assert (small.steps, small.default_steps, small.images_per_call, small.max_n) == ((10, 50), 30, 10, 10)
     assert (large.default_size, large.max_n) == ((1024, 1024), 4)
     assert repr(upstream) == "<StabilityV1 main at http://x>"
