@@ -10,6 +10,8 @@ from typing import Final, Generic, Self, TypeVar
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.payload import Payload
 
+from gateway.ports import CallOrder
+
 _Made = TypeVar("_Made")
 _PIECE: Final = 64 * 1024
 """Bytes. aiohttp's writer waits for the socket once so much is pending."""
@@ -43,6 +45,28 @@ class TrackedBody(Payload):
     async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
         assert content_length in (None, len(self._content)), "nothing overrides our Content-Length"
         await self.write(writer)
+
+
+class Departure:
+    """Called when the last byte of an order's request has left: tells it once, and then does what `then` was given.
+
+    Nothing sends a POST twice, but the port's promise that `sent` is called once should not rest on that.
+    """
+
+    def __init__(self, order: CallOrder) -> None:
+        self._order = order
+        self._then: Callable[[], None] = lambda: None
+        self.happened = False
+
+    def __call__(self) -> None:
+        if not self.happened:
+            self.happened = True
+            self._order.sent()
+            self._then()
+
+    def then(self, act: Callable[[], None]) -> None:
+        """Do something besides; say it before the request can have begun."""
+        self._then = act
 
 
 class Beside(Generic[_Made]):

@@ -45,7 +45,7 @@ from gateway.upstreams.comfyui.wire import (
     read_accepted,
     refusal,
 )
-from gateway.upstreams.http import Beside
+from gateway.upstreams.http import Beside, Departure
 from gateway.upstreams.pictures import Wanted, needs_preparing, picture_of, prepare, unusable
 from gateway.upstreams.vendor import Answer, Ask, Vendor
 
@@ -254,13 +254,7 @@ class ComfyUI:
 
     async def _submit(self, order: CallOrder, box: Mailbox, graph: Graph) -> Found | None:
         """Send the prompt; returns where it is, if that had to be looked up."""
-        is_gone = False
-
-        def gone() -> None:
-            nonlocal is_gone
-            if not is_gone:
-                is_gone = True
-                order.sent()
+        gone = Departure(order)
 
         box.heard_before = self._ear.heard
         async with Beside(self._vendor.ask(_asked(box, graph), gone), f"{self.name} call {order.id}") as beside:

@@ -23,7 +23,7 @@ from gateway.core.reports import ImageMade, Outcome, Picture, PreviewMade, Repor
 from gateway.core.secret import Secret
 from gateway.ports import CallOrder, Findings
 from gateway.upstreams.failures import Told
-from gateway.upstreams.http import Beside
+from gateway.upstreams.http import Beside, Departure
 from gateway.upstreams.multipart import encode_multipart
 from gateway.upstreams.openai_images.events import Frame, Frames, FrameTooLarge, Mail
 from gateway.upstreams.openai_images.inputs import must_prepare, prepared
@@ -234,15 +234,8 @@ class OpenAIImages:
 
     async def _made(self, order: CallOrder, way: Way, mail: Mail) -> list[Picture]:
         """Ask for the pictures and return all of them; what comes before goes into `mail`."""
-        is_gone = False
-
-        def gone() -> None:
-            nonlocal is_gone
-            # Once only: nothing sends a POST twice, but the port's promise should not rest on that.
-            if not is_gone:
-                is_gone = True
-                order.sent()
-                mail.put(WorkBegun(order.request.steps))
+        gone = Departure(order)
+        gone.then(lambda: mail.put(WorkBegun(order.request.steps)))
 
         asked = self._asked(order, way)
 

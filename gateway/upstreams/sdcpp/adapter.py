@@ -19,7 +19,7 @@ from gateway.core.models import Model
 from gateway.core.reports import ImageMade, Outcome, Report, UpstreamFault, WorkBegun
 from gateway.core.secret import Secret
 from gateway.ports import CallOrder, Findings
-from gateway.upstreams.http import Beside
+from gateway.upstreams.http import Beside, Departure
 from gateway.upstreams.pictures import unusable
 from gateway.upstreams.sdcpp.inputs import fitted
 from gateway.upstreams.sdcpp.models import (
@@ -182,20 +182,13 @@ class SdCpp:
         """See `Upstream.run`. Cancelling takes the job out of the server's queue; one that is being made goes on."""
         offer = await self._check(order)
         order = await fitted(order)
-        is_gone = False
-
-        def gone() -> None:
-            nonlocal is_gone
-            # Once only: nothing sends a POST twice, but the port's promise should not rest on that.
-            if not is_gone:
-                is_gone = True
-                order.sent()
+        gone = Departure(order)
 
         async with Beside(self._put(order, offer, gone), f"{self.name} call {order.id}") as beside:
             try:
                 job = self._accepted(await beside.result())
             except asyncio.CancelledError:
-                if is_gone:
+                if gone.happened:
                     await self._call_off_untold(beside)
                 raise
             try:

@@ -17,7 +17,7 @@ import msgspec
 from gateway.core.reports import ImageMade, Outcome, Report, UpstreamFault, WorkBegun
 from gateway.core.secret import Secret
 from gateway.ports import CallOrder, Findings
-from gateway.upstreams.http import Beside
+from gateway.upstreams.http import Beside, Departure
 from gateway.upstreams.multipart import encode_multipart
 from gateway.upstreams.pictures import needs_preparing, prepare, unusable
 from gateway.upstreams.stability_v1.models import Engine, model_of
@@ -83,19 +83,12 @@ class StabilityV1:
         check(order)
         if needs_preparing(order, WANTED):
             order = await asyncio.to_thread(prepare, order, WANTED)
-        is_gone = False
-
-        def gone() -> None:
-            nonlocal is_gone
-            # Once only: nothing sends a POST twice, but the port's promise should not rest on that.
-            if not is_gone:
-                is_gone = True
-                order.sent()
-                beside.move()
+        gone = Departure(order)
 
         async with Beside(self._vendor.ask(self._asked(order), gone), f"{self.name} call {order.id}") as beside:
+            gone.then(beside.move)
             await beside.moved()
-            if is_gone:
+            if gone.happened:
                 yield WorkBegun(order.request.steps)
             answer = await beside.result()
         for image in await self._images(order, answer):

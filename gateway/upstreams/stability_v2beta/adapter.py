@@ -20,7 +20,7 @@ import msgspec
 from gateway.core.reports import ImageMade, Outcome, Report, UpstreamFault, WorkBegun
 from gateway.core.secret import Secret
 from gateway.ports import CallOrder, Findings
-from gateway.upstreams.http import Beside
+from gateway.upstreams.http import Beside, Departure
 from gateway.upstreams.multipart import encode_multipart
 from gateway.upstreams.pictures import needs_preparing, prepare, unusable
 from gateway.upstreams.stability_v2beta.models import MICROS_PER_CREDIT, MODELS, model_of, prices_of
@@ -120,19 +120,12 @@ class StabilityV2Beta:
             order = await asyncio.to_thread(prepare, order, wanted(order))
         check(order)
         ask = self._asked(order)
-        is_gone = False
-
-        def gone() -> None:
-            nonlocal is_gone
-            # Once only: nothing sends a POST twice, but the port's promise should not rest on that.
-            if not is_gone:
-                is_gone = True
-                order.sent()
-                beside.move()
+        gone = Departure(order)
 
         async with Beside(self._made(order, ask, gone), f"{self.name} call {order.id}") as beside:
+            gone.then(beside.move)
             await beside.moved()
-            if is_gone:
+            if gone.happened:
                 yield WorkBegun(order.request.steps)
             image = await beside.result()
         yield image
