@@ -49,7 +49,8 @@ async def test_failure_of_the_prompt_is_told_by_the_table(what: Any, outcome: Ou
     """Each way to fail has its outcome, and none is tried again by the adapter."""
     sent: list[None] = []
     rules = [Rule(what, operation="prompt")]
-    async with StandIn(step_time=0, script=rules) as standin, adapter(standin.url, timeout_seconds=0.4) as upstream:
+    seconds = 0.4 if isinstance(what, Stall) else 5.0
+    async with StandIn(step_time=0, script=rules) as standin, adapter(standin.url, timeout_seconds=seconds) as upstream:
         found = await fault(upstream, order(upstream, sent=lambda: sent.append(None)))
         assert (found.outcome, found.code) == (outcome, code)
         assert (standin.calls, len(sent)) == (1, 1)
