@@ -75,6 +75,8 @@ class Outlet:
         self._holding = False
         """Nothing of jobs goes out for now: an answer must go first."""
         self._fetching: set[str] = set()
+        self._is_over = False
+        """A close was sent, or the client is gone."""
 
     # --- at once ---
 
@@ -90,7 +92,8 @@ class Outlet:
     def close(self, name: str) -> None:
         """End the connection with the close code of this name."""
         code = CLOSES[name].number
-        if self._machine.phase is not Phase.CLOSED:
+        if not self._is_over:  # the machine is closed already where it was the one that said so
+            self._is_over = True
             self._node.meter.count("closes", code=str(code))
         self._machine.closed()
         self._socket.close(code, name)
@@ -165,6 +168,7 @@ class Outlet:
 
     def leave_all(self) -> None:
         """Leave every feed: the connection is gone."""
+        self._is_over = True
         for job in list(self._tails):
             self._node.feeds.leave(job, self)
 

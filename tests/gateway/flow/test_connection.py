@@ -447,6 +447,7 @@ async def test_slow_consumer_is_closed_after_its_time(tmp_path: Path, was_full_b
         began = studio.clock.now()
         await until(lambda: client.wire.closed is not None)
         assert client.wire.closed == (4002, "slow_consumer")
+        assert studio.meter.counted["closes", "4002"] == 1
         assert studio.clock.now() - began == pytest.approx(30.0, abs=0.1)
         await client.gone()
 
