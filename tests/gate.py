@@ -22,8 +22,8 @@ PYTEST = (sys.executable, "-m", "pytest", *(["--timeout=0"] if DEEP else []))
 ON_ALL_CORES = ("-n", "auto", "--dist", "worksteal")
 # Every worker, and every gateway that a test starts, imports the same: compiled once and not each time.
 KEEP_BYTECODE = {"PYTHONDONTWRITEBYTECODE": ""}
-# What speaks over sockets waits for half of its time.
-ON_ALL_CORES_TWICE = ("-n", str(2 * (os.cpu_count() or 1)), "--dist", "worksteal")
+# What speaks over sockets waits for half of its time; but full counts need all of it.
+ON_ALL_CORES_TWICE = ON_ALL_CORES if DEEP else ("-n", str(2 * (os.cpu_count() or 1)), "--dist", "worksteal")
 # A deep run repeats what the ordinary one has counted.
 COUNTING_LINES = () if DEEP else ("--cov=protocol", "--cov=gateway/core", "--cov-report=")
 NO_TESTS_COLLECTED = 5

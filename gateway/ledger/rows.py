@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection, bindparam, insert, select, update
 
-from gateway.core.jobs import State, advance, cause
+from gateway.core.jobs import ENDED, IllegalTransition, State, advance, cause
 from gateway.core.normal import Request
 from gateway.core.records import JobRecord
 from gateway.ledger.schema import events, holds, jobs, runs
@@ -85,6 +85,8 @@ def folded(job: JobRecord, numbered: Sequence[Numbered]) -> dict[str, Any]:
     values: dict[str, Any] = {"seq": job.seq + len(numbered)}
     state = job.state
     for event in numbered:
+        if state in ENDED:
+            raise IllegalTransition(f"a {state} job has nothing behind its end")
         happened = cause(event)
         if happened is None:
             continue

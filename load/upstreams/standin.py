@@ -104,7 +104,7 @@ class StandIn(abc.ABC):
     @property
     def url(self) -> str:
         """The address to use in place of the vendor's, without a slash at its end; only while it runs."""
-        if self._runner is None:
+        if self._runner is None or not self._runner.addresses:
             raise RuntimeError("the stand-in is not running")
         host, port = self._runner.addresses[0][:2]
         return f"http://{host}:{port}"
