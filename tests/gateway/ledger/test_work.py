@@ -312,6 +312,7 @@ async def test_append_settles_its_call_with_it(ledger: Ledger) -> None:
     "wrong",
     [
         pytest.param(lambda job: {"events": (failed(job), started(job)), "call": answered(1)}, id="begin after end"),
+        pytest.param(lambda job: {"events": (failed(job), image(job)), "call": answered(1)}, id="picture after end"),
         pytest.param(lambda job: {"events": (completed(job),), "call": answered(1)}, id="end before begin"),
         pytest.param(lambda job: {"events": (started(job),), "call": answered(2)}, id="unknown call"),
         pytest.param(
