@@ -185,7 +185,11 @@ class StandIn(abc.ABC):
         """
         if exchange.rule.service_seconds is not None:
             return exchange.rule.service_seconds
-        return self._service.draw(self._service_chance) if begun else 0.0
+        return self.drawn_seconds() if begun else 0.0
+
+    def drawn_seconds(self) -> float:
+        """The next service time of the distribution."""
+        return self._service.draw(self._service_chance)
 
     def delivery(self, exchange: Exchange, answer: Answer) -> Fault | None:
         """The fault that the answer meets on its way out; a vendor with faults of its own translates them here."""

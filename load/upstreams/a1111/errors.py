@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from load.upstreams.faults import Refuse
+
 Flavour = Literal["forge", "a1111", "sdnext"]
 Json = dict[str, object]
 
@@ -63,6 +65,15 @@ def told(error: Exception, flavour: Flavour) -> tuple[int, Json]:
         case Raised():
             return 500, _raised(error, flavour)
     raise error
+
+
+def scripted(fault: Refuse) -> Refused | Raised:
+    """The error a script asks for; an exception's class as its name makes it one from inside the work."""
+    message = fault.message or "scripted by the stand-in"
+    if fault.status == 500:
+        return Raised(fault.name or "RuntimeError", message)
+    wait = () if fault.retry_after is None else (("retry-after", str(fault.retry_after)),)
+    return Refused(fault.status, message, *wait)
 
 
 def _refused(error: Refused, flavour: Flavour) -> Json:

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from load.upstreams.a1111 import A1111, words_of
+from load.upstreams.a1111.drawing import FOREIGN_COLOUR
 from load.upstreams.a1111.errors import Flavour
 from load.upstreams.a1111.images import GREY, on_the_way
-from load.upstreams.a1111.server import FOREIGN_COLOUR
 from load.upstreams.pictures import colour_of
 from tests.load.upstreams.a1111_talk import COLOUR, SMALL, coded, draw, edit, get, opened, pixel, post, shown, until
 from tests.load.upstreams.talk import flat

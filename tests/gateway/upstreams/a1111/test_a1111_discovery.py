@@ -69,8 +69,8 @@ async def test_configured_checkpoints_alone_are_offered(standin: StandIn, name: 
 async def test_refresh_takes_up_what_is_new(standin: StandIn) -> None:
     """What is installed while the gateway runs is offered after the next refresh."""
     async with adapter(standin.url) as upstream:
-        standin._models = ("sub/dreamXL.safetensors",)
-        standin._loras = ("a", "odd:name")
+        standin.setup.models = ("sub/dreamXL.safetensors",)
+        standin.setup.loras = ("a", "odd:name")
         await upstream.refresh()
         (model,) = upstream.models
     assert (model.id, model.default_size, model.loras) == ("dreamXL", (1024, 1024), ("a",))

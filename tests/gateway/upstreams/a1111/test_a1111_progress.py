@@ -23,7 +23,7 @@ from gateway.upstreams.a1111.progress import (
     read_task,
 )
 from load.upstreams.a1111 import JobError
-from load.upstreams.a1111.server import FOREIGN_COLOUR
+from load.upstreams.a1111.drawing import FOREIGN_COLOUR
 from load.upstreams.faults import Cut, Garbage, Refuse, Rule
 from tests.gateway.upstreams.a1111.server import (
     CAT,

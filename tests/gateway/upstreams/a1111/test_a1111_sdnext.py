@@ -12,7 +12,7 @@ from gateway.ports import CallOrder
 from gateway.upstreams.a1111 import A1111
 from gateway.upstreams.a1111 import jobs as a1111_jobs
 from load.upstreams.a1111 import Crash, JobError, Stuck, out_of_memory
-from load.upstreams.a1111.server import FOREIGN_COLOUR
+from load.upstreams.a1111.drawing import FOREIGN_COLOUR
 from load.upstreams.faults import Cut, Drip, Garbage, Refuse, Rule, Stall
 from tests.gateway.upstreams.a1111.server import (
     CAT,
