@@ -7,10 +7,10 @@ From a shell, `python -m load.upstreams.comfyui --port 8188` prints one line of 
 ready and runs until SIGTERM. What its behaviour rests on stands in this package's PROVENANCE.md.
 """
 
+from load.upstreams.comfyui.executor import Moment
 from load.upstreams.comfyui.jobs import Job
 from load.upstreams.comfyui.nodes import HINT_SHARE, colour
 from load.upstreams.comfyui.nodes_image import TINY_CLASSES
-from load.upstreams.comfyui.running import Moment
 from load.upstreams.comfyui.server import ComfyUI
 from load.upstreams.comfyui.troubles import (
     OUT_OF_MEMORY,

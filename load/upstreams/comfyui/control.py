@@ -7,17 +7,32 @@ JSON form; `POST` to `crash`, with an object that may hold `restart_after`, brea
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 from load.upstreams.comfyui.answers import json_answer
+from load.upstreams.comfyui.jobs import Job
+from load.upstreams.comfyui.troubles import PromptRule, SocketRule
 from load.upstreams.faults import ScriptError
 from load.upstreams.wire import Answer
 
-if TYPE_CHECKING:
-    from load.upstreams.comfyui.server import ComfyUI
+
+class Controlled(Protocol):
+    """What the control paths turn and look at."""
+
+    @property
+    def jobs(self) -> list[Job]: ...
+
+    def counters(self) -> dict[str, object]: ...
+
+    def script_prompts(self, *rules: PromptRule | Mapping[str, Any]) -> None: ...
+
+    def script_sockets(self, *rules: SocketRule | Mapping[str, Any]) -> None: ...
+
+    def crash_soon(self, restart_after: float | None = None) -> None: ...
 
 
-async def control(standin: ComfyUI, method: str, path: str, body: bytes) -> Answer:
+async def control(standin: Controlled, method: str, path: str, body: bytes) -> Answer:
     """Answer one of the control paths."""
     try:
         match method, path.rpartition("/")[2]:

@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 
 from load.upstreams.comfyui import arrays
-from load.upstreams.comfyui.running import Context
-from load.upstreams.comfyui.spec import Input, NodeClass
+from load.upstreams.comfyui.spec import Context, Input, NodeClass
 from load.upstreams.comfyui.values import (
     Checkpoint,
     Conditioning,
@@ -220,7 +219,7 @@ async def _take_step(context: Context, model: Checkpoint, step: int) -> None:
         raise NodeError(model.failure, model.message)
     await context.arrive(step)
     await context.sleep(model.step_seconds)
-    context.run.job.steps += 1
+    context.count_step()
 
 
 def _painted(given: Mapping[str, Any], shape: tuple[int, ...]) -> Floats:

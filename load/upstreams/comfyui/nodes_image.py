@@ -17,9 +17,8 @@ from load.upstreams.comfyui import arrays
 from load.upstreams.comfyui.folders import File, Folders, Kind, OutsideError, input_place
 from load.upstreams.comfyui.hub import PNG
 from load.upstreams.comfyui.nodes import choices, number
-from load.upstreams.comfyui.running import Context
-from load.upstreams.comfyui.spec import Input, Lists, NodeClass
-from load.upstreams.comfyui.troubles import SERVER_ROOT, LoseFiles
+from load.upstreams.comfyui.spec import Context, Input, Lists, NodeClass
+from load.upstreams.comfyui.troubles import SERVER_ROOT
 from load.upstreams.comfyui.values import Floats, Made, NodeError, Upscaler
 from load.upstreams.pictures import padded
 
@@ -171,13 +170,13 @@ async def _show(context: Context, given: Mapping[str, Any]) -> Made:
 
 async def _store(context: Context, images: Floats, kind: Kind, prefix: str) -> Made:
     told = []
-    lost = any(isinstance(trouble, LoseFiles) for trouble in context.run.troubles)
+    lost = context.loses_files
     for image in images:
         try:
             place = context.folders.next_name(kind, prefix)
         except OutsideError as error:
             raise NodeError("Exception", f"the path is outside of {SERVER_ROOT}/{kind}") from error
-        data = padded(await asyncio.to_thread(arrays.png, image, context.texts), context.settings.picture_bytes)
+        data = padded(await asyncio.to_thread(arrays.png, image, context.texts), context.picture_bytes)
         if not lost:
             context.folders.put(place, File(data, time.time()))
         told.append({"filename": place[2], "subfolder": place[1], "type": kind})
@@ -187,7 +186,7 @@ async def _store(context: Context, images: Floats, kind: Kind, prefix: str) -> M
 async def _send(context: Context, given: Mapping[str, Any]) -> Made:
     images = given["images"]
     for index, image in enumerate(images):
-        data = padded(await asyncio.to_thread(arrays.png, image), context.settings.picture_bytes)
+        data = padded(await asyncio.to_thread(arrays.png, image), context.picture_bytes)
         await context.step(index, len(images), lambda data=data: (PNG, data))  # type: ignore[misc]
     return Made()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import urllib.parse
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +54,22 @@ def operation_of(method: str, path: str) -> str:
         path = next((prefix[:-1] for prefix in _WITH_NAME if path.startswith(prefix)), path)
     fallback = "wrong_method" if path in KNOWN_PATHS else "unknown"
     return _OPERATIONS.get((method, path), fallback)
+
+
+def is_upgrade(request: web.BaseRequest) -> bool:
+    """Whether a request wants to become a WebSocket."""
+    return request.headers.get("Upgrade", "").lower() == "websocket"
+
+
+def is_foreign(request: web.BaseRequest) -> bool:
+    """Whether a browser on another site sends this to a server on loopback."""
+    origin = urllib.parse.urlparse(request.headers.get("Origin", ""))
+    host = urllib.parse.urlparse(f"//{request.headers.get('Host', '')}")
+    if not origin.netloc or host.hostname not in ("127.0.0.1", "localhost", "::1"):
+        return False
+    if host.port is None or origin.port is None:
+        return origin.hostname != host.hostname
+    return origin.netloc.lower() != host.netloc.lower()
 
 
 @dataclass(frozen=True, slots=True)

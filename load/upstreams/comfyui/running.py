@@ -2,101 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import json
-import random
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from load.upstreams.comfyui import arrays, hub
+from load.upstreams.comfyui import hub
+from load.upstreams.comfyui.context import NodeContext
+from load.upstreams.comfyui.executor import Cached, Executor, Settings
 from load.upstreams.comfyui.folders import Folders
-from load.upstreams.comfyui.hub import Hub
 from load.upstreams.comfyui.jobs import Job
 from load.upstreams.comfyui.plan import Plan, Signatures, is_link
 from load.upstreams.comfyui.prompt_queue import Item
-from load.upstreams.comfyui.spec import NodeClass
-from load.upstreams.comfyui.troubles import (
-    OUT_OF_MEMORY,
-    SERVER_ROOT,
-    Crash,
-    Fail,
-    NoPreviews,
-    Pause,
-    Trouble,
-    Vanish,
-)
-from load.upstreams.comfyui.values import Floats, Interrupted, Library, Made, NodeError, Vanished
-from load.upstreams.service_time import ServiceTime
-
-_OUT_OF_MEMORY_TIP = "The stand-in's graphics card is full."
-
-
-@dataclass(frozen=True, slots=True)
-class Moment:
-    """Where the work stands when the stand-in's `hold` is asked whether it may go on."""
-
-    prompt_id: str
-    node: str
-    class_type: str
-    step: int | None
-    """The step that is about to be done; None when the node is about to begin."""
-
-
-Hold = Callable[[Moment], Awaitable[None]]
-
-
-@dataclass(slots=True)
-class Settings:
-    """How the server works."""
-
-    classes: Mapping[str, NodeClass]
-    library: Library
-    folders: Folders
-    step_time: ServiceTime
-    node_time: ServiceTime
-    preview_size: int = 512
-    previews: bool = True
-    preview_bytes: int = 0
-    picture_bytes: int = 0
-    old: bool = False
-    hold: Hold | None = None
-    crash: Callable[[float | None], None] = lambda _seconds: None
-
-
-@dataclass(frozen=True, slots=True)
-class Cached:
-    """What a node left for later prompts."""
-
-    outputs: tuple[Any, ...]
-    shown: Mapping[str, Any] | None
-    told: Mapping[str, Any]
-    """How the history names the node."""
-
-
-@dataclass(slots=True)
-class Executor:
-    """The worker's memory between prompts."""
-
-    settings: Settings
-    hub: Hub
-    chance: random.Random
-    temp_prefix: str
-    interrupt: bool = False
-    client_id: str | None = None
-    running_node: str | None = None
-    cache: dict[str, Cached] = field(default_factory=dict)
-
-    def tell(self, kind: str, data: Mapping[str, Any]) -> None:
-        """Send to the prompt's client; to everybody if it named none."""
-        self.hub.publish(kind, data, self.client_id)
-
-    def tell_named(self, kind: str, data: Mapping[str, Any]) -> None:
-        """Send to the prompt's client; to nobody if it named none."""
-        if self.client_id is not None:
-            self.tell(kind, data)
+from load.upstreams.comfyui.troubles import Trouble
+from load.upstreams.comfyui.values import Interrupted, Made, Vanished
 
 
 @dataclass(slots=True)
@@ -167,13 +88,13 @@ class Run:
             self._note("execution_success", {"prompt_id": self.job.prompt_id})
 
     async def _run_one(self, name: str) -> bool:
-        cached = self._cached(name)
+        executor, cached = self.executor, self._cached(name)
         if cached is not None:
             # An output, or the twin of a node that just ran.
-            self.executor.tell_named("executed", self._names(name, output=cached.shown))
+            executor.tell_named("executed", self._names(name, output=cached.shown))
             self._finish(name)
             return True
-        context = Context(self, name)
+        context = NodeContext(executor, self.job, self.troubles, name, self._step)
         try:
             made = await self._make(context)
         except Interrupted:
@@ -189,12 +110,12 @@ class Run:
         self.job.ran.append(name)
         return True
 
-    async def _make(self, context: Context) -> Made:
+    async def _make(self, context: NodeContext) -> Made:
         name = context.node
         self._set(name, value=0.0, maximum=1.0, state="running")
         self.executor.running_node = name
         self.executor.tell_named("executing", self._names(name))
-        context.gather()
+        context.given.update(self._inputs(name))
         await context.arrive(None)
         context.look_at_flag()
         made = context.kind.run(context, context.given)
@@ -228,7 +149,12 @@ class Run:
     def _is_output(self, name: str) -> bool:
         return self.settings.classes[self.job.graph[name]["class_type"]].output_node
 
-    def value_of(self, link: list[Any]) -> Any:
+    def _inputs(self, name: str) -> dict[str, Any]:
+        """A node's inputs, from the graph and from the nodes before it."""
+        given = self.job.graph[name]["inputs"]
+        return {key: self._value_of(value) if is_link(value) else value for key, value in given.items()}
+
+    def _value_of(self, link: list[Any]) -> Any:
         """What a node put out earlier."""
         cached = self._cached(link[0])
         assert cached is not None, "a node runs after those it needs"
@@ -260,9 +186,9 @@ class Run:
         self.executor.tell("progress_state", {"prompt_id": self.job.prompt_id, "nodes": nodes})
 
     def _told_progress(self, node: str, entry: Mapping[str, Any]) -> dict[str, Any]:
-        return {**entry, **self.metadata(node)}
+        return {**entry, **self._metadata(node)}
 
-    def metadata(self, node: str) -> dict[str, Any]:
+    def _metadata(self, node: str) -> dict[str, Any]:
         """How a message names its node."""
         return {
             "node_id": node,
@@ -272,7 +198,7 @@ class Run:
             "real_node_id": node,
         }
 
-    def step(self, node: str, value: int, total: int, image: tuple[int, bytes] | None) -> None:
+    def _step(self, node: str, value: int, total: int, image: tuple[int, bytes] | None) -> None:
         """One tick of a node, with a picture or without."""
         self._set(node, value=value, maximum=total, state="running")
         with_metadata = image is not None and self.executor.hub.wants_metadata(self.executor.client_id)
@@ -286,132 +212,6 @@ class Run:
 
     def _send_with_metadata(self, node: str, kind: int, data: bytes) -> None:
         mime = "image/jpeg" if kind == hub.JPEG else "image/png"
-        told = json.dumps({**self.metadata(node), "image_type": mime}).encode()
+        told = json.dumps({**self._metadata(node), "image_type": mime}).encode()
         framed = len(told).to_bytes(4, "big") + told + data
         self.executor.hub.publish_bytes(hub.PREVIEW_WITH_METADATA, framed, self.executor.client_id)
-
-
-@dataclass(slots=True)
-class Context:
-    """What a running node can ask of the server."""
-
-    run: Run
-    node: str
-    given: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def settings(self) -> Settings:
-        return self.run.settings
-
-    @property
-    def library(self) -> Library:
-        return self.settings.library
-
-    @property
-    def folders(self) -> Folders:
-        return self.settings.folders
-
-    @property
-    def temp_prefix(self) -> str:
-        return self.run.executor.temp_prefix
-
-    @property
-    def kind(self) -> NodeClass:
-        return self.settings.classes[self.run.job.graph[self.node]["class_type"]]
-
-    @property
-    def texts(self) -> dict[str, object]:
-        """What saved pictures carry: the graph, and what the client put beside it."""
-        more = self.run.job.extra_data.get("extra_pnginfo") or {}
-        return {"prompt": self.run.job.graph, **more}
-
-    def gather(self) -> None:
-        """Take the inputs from the graph and from the nodes before."""
-        inputs = self.run.job.graph[self.node]["inputs"]
-        for name, value in inputs.items():
-            self.given[name] = self.run.value_of(value) if is_link(value) else value
-
-    def look_at_flag(self) -> None:
-        """Stop here if somebody asked for it."""
-        if self.run.executor.interrupt:
-            self.run.executor.interrupt = False
-            raise Interrupted
-
-    async def arrive(self, step: int | None) -> None:
-        """Come to a step, or to the node's beginning: wait as the test wants, and meet what the script says."""
-        if self.settings.hold is not None:
-            await self.settings.hold(Moment(self.run.job.prompt_id, self.node, self.kind.name, step))
-        for trouble in self.run.troubles:
-            await self._meet(trouble, step)
-        draw = self.settings.node_time if step is None else self.settings.step_time
-        await asyncio.sleep(draw.draw(self.run.executor.chance))
-
-    async def sleep(self, seconds: float) -> None:
-        """Work for so long."""
-        if seconds > 0:
-            await asyncio.sleep(seconds)
-
-    async def step(self, value: int, total: int, image: Callable[[], tuple[int, bytes]] | None = None) -> None:
-        """Tell one tick, unless the work is to stop."""
-        self.look_at_flag()
-        self.run.step(self.node, value, total, image() if image is not None else None)
-        await asyncio.sleep(0)
-
-    def preview(self, image: Floats) -> Callable[[], tuple[int, bytes]] | None:
-        """A preview of a step, if this prompt has previews."""
-        settings = self.settings
-        if not settings.previews or any(isinstance(trouble, NoPreviews) for trouble in self.run.troubles):
-            return None
-        return lambda: (hub.JPEG, arrays.preview_jpeg(image, settings.preview_size, settings.preview_bytes))
-
-    def send_text(self, text: str) -> None:
-        """A line of text for the node, which goes to everybody."""
-        node = self.node.encode()
-        self.run.executor.hub.publish_bytes(hub.TEXT, len(node).to_bytes(4, "big") + node + text.encode())
-
-    def told_error(self, error: Exception) -> dict[str, Any]:
-        """An exception as the server tells it, paths and all."""
-        kind = type(error)
-        own = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-        name = error.type_name if isinstance(error, NodeError) else own
-        tip = _OUT_OF_MEMORY_TIP if name == OUT_OF_MEMORY else ""
-        lines = ((496, "execute"), (315, "get_output_data"), (289, "_async_map_node_over_list"))
-        return {
-            "exception_message": f"{error}\n{tip}",
-            "exception_type": name,
-            "traceback": [f'  File "{SERVER_ROOT}/execution.py", line {n}, in {at}\n    ...\n' for n, at in lines],
-            "current_inputs": {key: [_formatted(value)] for key, value in self.given.items()},
-            "current_outputs": list(self.run.job.graph),
-        }
-
-    async def _meet(self, trouble: Trouble, step: int | None) -> None:
-        match trouble:
-            case Fail() if self._is_at(trouble.at_node) and step == trouble.at_step:
-                raise NodeError(trouble.exception, trouble.message)
-            case Vanish() if self._is_at(trouble.at_node) and step == trouble.at_step:
-                raise Vanished
-            case Crash() if self._is_at(trouble.at_node) and step == trouble.at_step:
-                self.settings.crash(trouble.restart_after)
-                await asyncio.Event().wait()
-            case Pause() if self._is_at(trouble.at_node) and _pauses(trouble, step):
-                await _silence(trouble.seconds)
-            case _:
-                pass
-
-    def _is_at(self, node: str) -> bool:
-        return node in (self.node, self.kind.name)
-
-
-def _pauses(pause: Pause, step: int | None) -> bool:
-    return step is not None if pause.at_step is None else (step or 0) == pause.at_step
-
-
-async def _silence(seconds: float | None) -> None:
-    if seconds is None:
-        await asyncio.Event().wait()
-    else:
-        await asyncio.sleep(seconds)
-
-
-def _formatted(value: Any) -> Any:
-    return value if isinstance(value, str | int | float | bool | None) else str(value)

@@ -4,18 +4,74 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from load.upstreams.comfyui.folders import Folders
-
-if TYPE_CHECKING:
-    from load.upstreams.comfyui.running import Context
-    from load.upstreams.comfyui.values import Made
-
-    Run = Callable[[Context, Mapping[str, Any]], Made | Awaitable[Made]]
+from load.upstreams.comfyui.values import Floats, Library, Made
 
 Config = list[Any]
 """An input's type and its options, as the wire has them."""
+Picture = tuple[int, bytes]
+"""A picture's format, by its number on the wire, and its file."""
+
+
+class Context(Protocol):
+    """What a running node can ask of the server."""
+
+    @property
+    def library(self) -> Library: ...
+
+    @property
+    def folders(self) -> Folders: ...
+
+    @property
+    def temp_prefix(self) -> str: ...
+
+    @property
+    def picture_bytes(self) -> int:
+        """The least size of a picture's file."""
+        ...
+
+    @property
+    def loses_files(self) -> bool:
+        """Whether results are to be gone when somebody asks for them."""
+        ...
+
+    @property
+    def texts(self) -> dict[str, object]:
+        """What saved pictures carry: the graph, and what the client put beside it."""
+        ...
+
+    def look_at_flag(self) -> None:
+        """Stop here if somebody asked for it."""
+        ...
+
+    async def arrive(self, step: int | None) -> None:
+        """Come to a step, or to the node's beginning: wait as the test wants, and meet what the script says."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Work for so long."""
+        ...
+
+    async def step(self, value: int, total: int, image: Callable[[], Picture] | None = None) -> None:
+        """Tell one tick, unless the work is to stop."""
+        ...
+
+    def count_step(self) -> None:
+        """Note that a step of a sampler was done."""
+        ...
+
+    def preview(self, image: Floats) -> Callable[[], Picture] | None:
+        """A preview of a step, if this prompt has previews."""
+        ...
+
+    def send_text(self, text: str) -> None:
+        """A line of text for the node, which goes to everybody."""
+        ...
+
+
+Run = Callable[[Context, Mapping[str, Any]], Made | Awaitable[Made]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -267,7 +267,7 @@ class Replay:
         return self._in_step() and not (self.actions and self._is_due(self.actions[0]))
 
     def _in_step(self) -> bool:
-        return self.standin._hub.idle and sum(self._received.values()) + self._lost >= self.standin.frames_sent
+        return self.standin.hub.idle and sum(self._received.values()) + self._lost >= self.standin.frames_sent
 
     def _is_due(self, action: Action) -> bool:
         if self._heard < action.after:

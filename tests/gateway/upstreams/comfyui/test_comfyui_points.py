@@ -227,10 +227,10 @@ async def test_point_8_metadata_is_asked_for_first() -> None:
     async with StandIn(step_time=0) as standin, adapter(standin.url) as upstream:
         for seed in (1, 2):
             await reports(upstream, order(upstream, seed=seed))
-            (socket,) = standin._hub.open
+            (socket,) = standin.hub.open
             assert socket.flags == {"supports_preview_metadata": True}
             await upstream._ear.renew(upstream._ear.client_id)
-            await until(lambda: not standin._hub.open)
+            await until(lambda: not standin.hub.open)
 
 
 @pytest.mark.parametrize("with_metadata", [True, False])

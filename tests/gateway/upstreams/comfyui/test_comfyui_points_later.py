@@ -84,7 +84,7 @@ async def test_point_13_gap_is_filled_from_the_history() -> None:
         async with asyncio.TaskGroup() as group:
             call = group.create_task(reports(upstream, order(upstream)))
             await held.reached.wait()
-            (socket,) = standin._hub.open
+            (socket,) = standin.hub.open
             assert socket.ws._req is not None
             assert socket.ws._req.transport is not None
             socket.ws._req.transport.abort()
