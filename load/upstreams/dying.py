@@ -18,7 +18,7 @@ async def break_connections(runner: web.AppRunner) -> None:
             connection.transport.abort()
 
 
-class Work:
+class Chores:
     """The tasks that a stand-in started, whose failures are nobody's surprise."""
 
     def __init__(self) -> None:

@@ -76,7 +76,8 @@ class StandIn(abc.ABC):
     """An upstream's double on a real socket: `async with` it, then use `url`.
 
     `seed` governs all chance. `service_time` is seconds, a distribution as text, or a `ServiceTime`. `clock`
-    times arrivals and the rate limit, in seconds; give another one to pass a lock-out without waiting.
+    times arrivals and the rate limit, in seconds; give another one to pass a lock-out without waiting. `tally`
+    is for a vendor that counts more than `Tally` does.
     """
 
     def __init__(
@@ -89,13 +90,14 @@ class StandIn(abc.ABC):
         port: int = 0,
         clock: Callable[[], float] = time.monotonic,
         log_limit: int = 100_000,
+        tally: Tally | None = None,
     ) -> None:
         self._seed = seed
         self._service = service_time if isinstance(service_time, ServiceTime) else ServiceTime.parse(service_time)
         self._initial_rules = tuple(script)
         self._host, self._port = host, port
         self.clock = clock
-        self.tally = Tally(log_limit)
+        self.tally = Tally(log_limit) if tally is None else tally
         self._runner: web.AppRunner | None = None
         self._closing = asyncio.Event()
         self.reset()

@@ -33,7 +33,7 @@ from load.upstreams.a1111.sdnext_jobs import JobQueue
 from load.upstreams.a1111.sdnext_ws import Tickets, Watcher
 from load.upstreams.a1111.setup import Draws, Setup
 from load.upstreams.a1111.state import State, Tasks
-from load.upstreams.dying import Work, break_connections
+from load.upstreams.dying import Chores, break_connections
 from load.upstreams.faults import Garbage
 from load.upstreams.standin import Asked, Exchange, StandIn
 from load.upstreams.tally import Call
@@ -105,7 +105,7 @@ class A1111(StandIn):
         self._foreign_steps = foreign_steps
         self._front = Front(self.setup)
         self._address = ""
-        self._work, self._crashes = Work(), Work()
+        self._work, self._crashes = Chores(), Chores()
         self._draws, self._disk = Draws(), Disk()
         super().__init__(**{"service_time": STEP_SECONDS, **common})
         self._boot()

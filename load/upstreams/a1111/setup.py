@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from load.upstreams.a1111.errors import Flavour
 from load.upstreams.a1111.orders import MAX_SEED
@@ -20,16 +20,16 @@ class Setup:
     models: Collection[str]
     loras: Collection[str]
     upscalers: Collection[str]
-    web: bool = False
-    users: Mapping[str, str] = field(default_factory=dict)
+    web: bool
+    users: Mapping[str, str]
     """Passwords by their users; without any, everybody may do everything."""
-    frozen_progress: bool = False
-    picture_bytes: int = 0
-    answer_delay: float = 0.0
-    older: bool = False
-    no_content: bool = False
-    poll_seconds: float = 0.1
-    ping_seconds: float = 30.0
+    frozen_progress: bool
+    picture_bytes: int
+    answer_delay: float
+    older: bool
+    no_content: bool
+    poll_seconds: float
+    ping_seconds: float
 
 
 class Draws:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from load.upstreams.faults import KINDS, VendorFault
 
+SPECIALS = frozenset({"fail", "out_of_memory", "stick", "expire", "crash"})
+
 
 @dataclass(frozen=True, slots=True)
 class Special(VendorFault):

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from load.upstreams.sdcpp import Defaults, SdCpp, Shop
-from load.upstreams.sdcpp.server import Work
+from load.upstreams.sdcpp.settings import Work
 
 DATA = Path(__file__).parents[2] / "data" / "sdcpp"
 # As long as the folder of the recording machine, so that even lengths are the same.
@@ -34,11 +34,11 @@ class Gated(SdCpp):
     """A server whose model ends a drawing only when it is told to."""
 
     def __init__(self, **more: Any) -> None:
-        super().__init__(**more)
+        super().__init__(hold=self._stand, **more)
         self._gate = asyncio.Semaphore(0)
         self.at_gate = 0
 
-    async def _take_time(self, work: Work) -> None:
+    async def _stand(self, work: Work) -> None:
         self.at_gate += 1
         await self._gate.acquire()
         self.at_gate -= 1
@@ -79,7 +79,9 @@ class Replay:
     async def _prepare(self, request: dict[str, Any], answer: dict[str, Any] | None) -> None:
         told = answer["json"] if answer is not None and isinstance(answer.get("json"), dict) else {}
         # Whether the worker was faster than the 202 is chance.
-        self.standin._races = float(request["path"] == "/sdcpp/v1/img_gen" and told.get("status") == "generating")
+        self.standin.settings.races = float(
+            request["path"] == "/sdcpp/v1/img_gen" and told.get("status") == "generating"
+        )
         if told.get("status") == "completed":
             ours = self.ids[told["id"]]
             await self.standin.draw_until(lambda: not self.standin.jobs.find(ours, 0).pending)

@@ -101,7 +101,7 @@ def test_real_server_s_jobs_are_read() -> None:
 async def test_refresh_replaces_what_is_offered(standin: StandIn) -> None:
     """Another model after a restart is another model here."""
     async with adapter(standin.url) as upstream:
-        standin.shop = Shop(model="dream.gguf", loras=())
+        standin.settings.shop = Shop(model="dream.gguf", loras=())
         await upstream.refresh()
         assert [(model.id, model.loras) for model in upstream.models] == [("dream", ())]
         assert "loras" not in upstream.models[0].tasks["txt2img"]
