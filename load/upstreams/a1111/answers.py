@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import email.utils
-import functools
 import gzip
 import json
 from collections.abc import Iterable
@@ -13,6 +11,7 @@ import pybase64
 
 from load.upstreams.a1111.errors import Json
 from load.upstreams.faults import Garbage
+from load.upstreams.garbage import spoilt_body
 from load.upstreams.wire import Answer
 
 Headers = Iterable[tuple[str, str]]
@@ -69,30 +68,8 @@ def zipped(plain: UvicornAnswer, level: int = 1) -> UvicornAnswer:
 
 def spoilt(good: UvicornAnswer, fault: Garbage) -> UvicornAnswer:
     """An answer with the body the fault asks for in place of the good one."""
-    return answer(good.status, _spoilt_body(good.body, fault))
-
-
-def _spoilt_body(body: bytes, fault: Garbage) -> bytes:
-    match fault.what:
-        case "not_json":
-            return b"<html><body>upstream went for a walk</body></html>"
-        case "truncated_json":
-            return body[: len(body) // 2]
-        case "wrong_base64":
-            return _image_body("@@@ this is *not* base64 @@@")
-        case "not_png":
-            return _image_body(base64.b64encode(b"these bytes are no picture").decode())
-        case "empty":
-            return b""
-        case "huge":
-            return _huge(fault.size_bytes)
+    return answer(good.status, spoilt_body(good.body, fault, _image_body))
 
 
 def _image_body(text: str) -> bytes:
     return to_json({"images": [text], "parameters": {}, "info": "{}"})
-
-
-@functools.lru_cache(maxsize=2)
-def _huge(size: int) -> bytes:
-    # Kept, so that many huge answers at once share one body.
-    return _image_body("A" * max(0, size - len(_image_body(""))))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import pybase64
 
 from load.upstreams.faults import Garbage
+from load.upstreams.garbage import spoilt_body
 from load.upstreams.openai_images.models import as_text
 from load.upstreams.openai_images.orders import Order
 from load.upstreams.openai_images.profiles import Profile
@@ -162,33 +163,18 @@ def _beside(order: Order, profile: Profile) -> dict[str, object]:
 
 def spoilt_plain(answer: Answer, fault: Garbage) -> Answer:
     """The plain answer with the body the fault asks for."""
-    return Answer(answer.status, answer.headers, _spoilt(answer.body, fault, _as_plain))
+    return Answer(answer.status, answer.headers, spoilt_body(answer.body, fault, _as_plain))
 
 
 def spoilt_event(event: Event, fault: Garbage) -> Event:
     """The event with the data the fault asks for."""
-    return Event(event.name, _spoilt(event.data, fault, functools.partial(_as_event, event.name)), event.after)
-
-
-def _spoilt(body: bytes, fault: Garbage, render: Callable[[str], bytes]) -> bytes:
-    match fault.what:
-        case "not_json":
-            return b"<html><body>upstream went for a walk</body></html>"
-        case "truncated_json":
-            return body[: len(body) // 2]
-        case "wrong_base64":
-            return render("@@@ this is *not* base64 @@@")
-        case "not_png":
-            return render(pybase64.b64encode_as_string(b"these bytes are no picture"))
-        case "empty":
-            return b""
-        case "huge":
-            return render("A" * max(0, fault.size_bytes - len(render(""))))
+    return Event(event.name, spoilt_body(event.data, fault, _as_event(event.name)), event.after)
 
 
 def _as_plain(text: str) -> bytes:
     return json.dumps({"created": 1, "data": [{"b64_json": text}]}).encode()
 
 
-def _as_event(name: str, text: str) -> bytes:
-    return json.dumps({"type": name, "b64_json": text}).encode()
+@functools.cache
+def _as_event(name: str) -> Callable[[str], bytes]:
+    return lambda text: json.dumps({"type": name, "b64_json": text}).encode()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import functools
 import json
 
 import pybase64
 
 from load.upstreams.faults import Garbage
+from load.upstreams.garbage import spoilt_body
 from load.upstreams.wire import Answer
 
 
@@ -33,30 +32,8 @@ def png_answer(png: bytes, seed: int, reason: str) -> Answer:
 
 def spoilt(answer: Answer, fault: Garbage) -> Answer:
     """The same answer with the body the fault asks for."""
-    return Answer(answer.status, answer.headers, _spoilt_body(answer.body, fault))
-
-
-def _spoilt_body(body: bytes, fault: Garbage) -> bytes:
-    match fault.what:
-        case "not_json":
-            return b"<html><body>upstream went for a walk</body></html>"
-        case "truncated_json":
-            return body[: len(body) // 2]
-        case "wrong_base64":
-            return _artifact("@@@ this is *not* base64 @@@")
-        case "not_png":
-            return _artifact(base64.b64encode(b"these bytes are no picture").decode())
-        case "empty":
-            return b""
-        case "huge":
-            return _huge(fault.size_bytes)
+    return Answer(answer.status, answer.headers, spoilt_body(answer.body, fault, _artifact))
 
 
 def _artifact(text: str) -> bytes:
     return json.dumps({"artifacts": [{"base64": text, "seed": 1, "finishReason": "SUCCESS"}]}).encode()
-
-
-@functools.lru_cache(maxsize=2)
-def _huge(size: int) -> bytes:
-    # Kept, so that many huge answers at once share one body.
-    return _artifact("A" * max(0, size - len(_artifact(""))))
