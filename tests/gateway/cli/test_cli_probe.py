@@ -1,10 +1,6 @@
 """`safelight upstream probe` of upstreams in the settings: the painter, the stand-in of a vendor, and doubles."""
 
-import asyncio
-import contextlib
 import json
-import threading
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,37 +9,13 @@ import pytest
 from gateway.core.reports import Outcome, UpstreamFault
 from gateway.ports import Findings
 from load.upstreams.stability_v1 import StabilityV1
-from load.upstreams.standin import StandIn
 from tests.gateway.cli.boxes import COMFY, Boxes, probe
 from tests.gateway.cli.scripted import PNG, run
+from tests.gateway.cli.threads import in_a_thread
 
 KEY = {"VENDOR_KEY": "sk-test"}
 VENDOR = '[upstreams.vendor]\nkind = "stability_v1"\napi_key_env = "VENDOR_KEY"\nbase_url = "{url}"\n'
 PAIR = '[upstreams.pair]\nkind = "comfyui"\napi_key_env = ["KEY_A", "KEY_B"]\n'
-
-
-@contextlib.contextmanager
-def standing_in(make: Callable[[], StandIn]) -> Iterator[StandIn]:
-    """Run a stand-in in a thread of its own."""
-    ready = threading.Event()
-    made: list[tuple[StandIn, asyncio.AbstractEventLoop, asyncio.Event]] = []
-
-    async def serve() -> None:
-        stop = asyncio.Event()
-        async with make() as standin:
-            made.append((standin, asyncio.get_running_loop(), stop))
-            ready.set()
-            await stop.wait()
-
-    thread = threading.Thread(target=lambda: asyncio.run(serve()))
-    thread.start()
-    ready.wait()
-    standin, loop, stop = made[0]
-    try:
-        yield standin
-    finally:
-        loop.call_soon_threadsafe(stop.set)
-        thread.join()
 
 
 def test_painter_is_well_and_makes_a_picture() -> None:
@@ -62,7 +34,7 @@ def test_painter_is_well_and_makes_a_picture() -> None:
 
 def test_vendor_is_looked_at_for_nothing() -> None:
     """The balance and the engines are asked for; no picture is made, no key is printed."""
-    with standing_in(StabilityV1) as standin:
+    with in_a_thread(StabilityV1) as standin:
         done = probe(VENDOR.format(url=standin.url), "vendor", env=KEY)
         assert standin.calls == 0
     assert done.exit_code == 0, done.output
@@ -74,7 +46,7 @@ def test_vendor_is_looked_at_for_nothing() -> None:
 
 def test_wrong_key_is_told_with_where_it_stands() -> None:
     """One sentence, and what to mend."""
-    with standing_in(StabilityV1) as standin:
+    with in_a_thread(StabilityV1) as standin:
         done = probe(VENDOR.format(url=standin.url), "vendor", env={"VENDOR_KEY": "sk-wrong"})
     assert done.exit_code == 1
     assert "problem: the vendor does not accept our credential; HTTP 401" in done.stdout
@@ -84,7 +56,7 @@ def test_wrong_key_is_told_with_where_it_stands() -> None:
 
 def test_billed_picture_is_asked_about() -> None:
     """Whoever is not asked, or says no, spends nothing."""
-    with standing_in(StabilityV1) as standin:
+    with in_a_thread(StabilityV1) as standin:
         settings = VENDOR.format(url=standin.url) + 'engines = { "stable-diffusion-v1-6" = 9000 }\n'
         silent = probe(settings, "vendor", "--generate", env=KEY)
         refused = probe(settings, "vendor", "--generate", env=KEY, stdin="n\n")
