@@ -2,6 +2,8 @@
 
 from typing import Final
 
+import pytest
+
 from tests.depth import DEEP
 from tests.end_to_end.vendors.a1111 import A1111Vendor
 from tests.end_to_end.vendors.comfyui import ComfyUIVendor
@@ -22,4 +24,14 @@ ALL: Final[tuple[type[Vendor], ...]] = (
     StabilityV2BetaVendor,
 )
 VENDORS: Final = ALL if DEEP else (ComfyUIVendor, A1111Vendor, StabilityV1Vendor)
-"""A quick run has one that is looked up, one that is done again, and one that is billed."""
+"""A quick run tries everything on one that is looked up, one that is done again, and one that is billed."""
+
+
+def each(kinds: tuple[type[Vendor], ...]) -> pytest.MarkDecorator:
+    """Run a test once for each of these kinds."""
+    return pytest.mark.parametrize("kind", [pytest.param(kind, id=kind.name) for kind in kinds])
+
+
+EVERY: Final = each(VENDORS)
+CORE: Final = each(ALL)
+"""What a quick run tries on every kind there is: cheap, and nothing works at a vendor for which one of these fails."""

@@ -13,11 +13,10 @@ from protocol.refusals import Refused
 from protocol.replica_effects import ImageBytes, Preview
 from tests.end_to_end.records import Record
 from tests.end_to_end.vendors.bench import Bench, bench
-from tests.end_to_end.vendors.kinds import VENDORS
+from tests.end_to_end.vendors.kinds import CORE, EVERY
 from tests.end_to_end.vendors.vendor import Vendor
 from tests.pictures import encoded, flat
 
-EVERY = pytest.mark.parametrize("kind", [pytest.param(kind, id=kind.name) for kind in VENDORS])
 RED = (220, 10, 10)
 
 
@@ -50,7 +49,7 @@ def declares(vendor: Vendor, task: str) -> bool:
     return task in vendor.model.tasks
 
 
-@EVERY
+@CORE
 async def test_picture_of_words(kind: type[Vendor], tmp_path: Path) -> None:
     """Accepted, started once, one picture of the asked size, completed; one call."""
     vendor = kind()
@@ -114,7 +113,7 @@ async def test_progress_is_as_honest_as_declared(kind: type[Vendor], tmp_path: P
                 assert told == []
 
 
-@EVERY
+@CORE
 async def test_previews_come_if_declared(kind: type[Vendor], tmp_path: Path) -> None:
     """And only then; each frame is newer than the one before."""
     vendor = kind()
@@ -153,7 +152,7 @@ async def test_two_users_get_their_own(kind: type[Vendor], tmp_path: Path) -> No
         assert distance(first_picture, second_picture) > 0.5
 
 
-@EVERY
+@CORE
 async def test_several_pictures_are_one_for_each_index(kind: type[Vendor], tmp_path: Path) -> None:
     """However many calls it takes; all different, and paid one by one."""
     vendor = kind()
@@ -234,7 +233,7 @@ async def _is_refused_by_name(one: Bench, task: str, **params: float) -> None:
     assert one.vendor.calls == 0
 
 
-@EVERY
+@CORE
 async def test_unknown_task_is_refused_before_any_call(kind: type[Vendor], tmp_path: Path) -> None:
     """With what there is."""
     vendor = kind()
@@ -248,7 +247,7 @@ async def test_unknown_task_is_refused_before_any_call(kind: type[Vendor], tmp_p
         assert vendor.calls == 0
 
 
-@EVERY
+@CORE
 async def test_impossible_size_is_refused_with_the_possible_ones(kind: type[Vendor], tmp_path: Path) -> None:
     """Before any call; or brought to the nearest, with a notice, if the request allows."""
     vendor = kind()
@@ -296,7 +295,7 @@ async def test_client_that_comes_back_misses_nothing(kind: type[Vendor], tmp_pat
         assert all(one.record.resumed[1:])
 
 
-@EVERY
+@CORE
 async def test_models_tell_what_they_can_do(kind: type[Vendor], tmp_path: Path) -> None:
     """As the suite found it: progress, previews, cancel, price and health."""
     vendor = kind()

@@ -10,16 +10,16 @@ import pytest
 from protocol.messages import Accepted, Canceled, Completed, Failed, Notice, Started
 from protocol.replica_effects import ImageBytes
 from tests.end_to_end.vendors.bench import Bench, bench
-from tests.end_to_end.vendors.kinds import VENDORS
+from tests.end_to_end.vendors.kinds import ALL, CORE, EVERY, VENDORS
 from tests.end_to_end.vendors.vendor import LOST, MENDED, Trouble, Vendor
 
-EVERY = pytest.mark.parametrize("kind", [pytest.param(kind, id=kind.name) for kind in VENDORS])
+CORE_TROUBLES = (Trouble.RUNTIME_ERROR,)
 TROUBLES = pytest.mark.parametrize(
     "kind,trouble",
     [
         pytest.param(kind, trouble, id=f"{kind.name}-{trouble.name.lower()}")
-        for kind in VENDORS
-        for trouble in Trouble
+        for kind in ALL
+        for trouble in (Trouble if kind in VENDORS else CORE_TROUBLES)
         if trouble not in kind.impossible
     ],
 )
@@ -113,7 +113,7 @@ async def _takes_the_next_soon(one: Bench) -> None:
     assert time.monotonic() - began < 6
 
 
-@EVERY
+@CORE
 async def test_job_that_was_faster_than_its_cancel_stays_completed(kind: type[Vendor], tmp_path: Path) -> None:
     """The wish comes after the end: it is taken, and changes nothing."""
     vendor = kind()
@@ -205,7 +205,7 @@ async def test_nonsense_prompts_are_no_trouble(kind: type[Vendor], tmp_path: Pat
             assert end.error.code in ("upstream_error", "invalid_param"), end.error
 
 
-@EVERY
+@CORE
 async def test_adapter_says_nothing_of_its_secret(kind: type[Vendor], tmp_path: Path) -> None:
     """In no text about it."""
     vendor = kind()
