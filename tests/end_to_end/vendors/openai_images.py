@@ -5,31 +5,21 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final
 
 from gateway.upstreams.openai_images import ImageModel, OpenAIImages
-from load.upstreams.faults import Cut, Fault, Garbage, Refuse, Rule, Stall
+from load.upstreams.faults import Cut, Fault
 from load.upstreams.openai_images import OpenAIImages as StandIn
-from tests.end_to_end.vendors.vendor import Trouble, Vendor
+from tests.end_to_end.vendors.hosted import HOSTED, HostedVendor
+from tests.end_to_end.vendors.vendor import Trouble
 
 MODEL: Final = "gpt-image-1-mini"
-FAULTS: Final[dict[Trouble, Fault]] = {
-    Trouble.RUNTIME_ERROR: Refuse(500),
-    Trouble.UNAUTHORISED: Refuse(401),
-    Trouble.RATE_LIMITED: Refuse(429, retry_after=0),
-    Trouble.BUSY: Refuse(503),
-    Trouble.BAD_REQUEST: Refuse(400, message="size: not today"),
-    Trouble.CUT_BEFORE: Cut(),
-    Trouble.CUT_INSIDE: Cut(at_byte=600),
-    Trouble.STALL: Stall(),
-    Trouble.GARBAGE: Garbage("not_json"),
-    Trouble.HUGE: Garbage("huge", size_bytes=8 * 1024 * 1024),
-}
 
 
-class OpenAIImagesVendor(Vendor):
+class OpenAIImagesVendor(HostedVendor):
     """See `Vendor`; it knows no seed, so the same words give what they give."""
 
     name = "openai_images"
     params: Mapping[str, Any] = {"prompt": "a harbour"}
-    impossible = frozenset(Trouble) - frozenset(FAULTS)
+    faults: Mapping[Trouble, Fault] = {**HOSTED, Trouble.CUT_INSIDE: Cut(at_byte=600)}
+    impossible = frozenset({Trouble.OUT_OF_MEMORY, Trouble.FILTERED})
 
     @contextlib.asynccontextmanager
     async def open(self, **how: Any) -> AsyncIterator[None]:
@@ -46,10 +36,3 @@ class OpenAIImagesVendor(Vendor):
                 )
             ]
             yield
-
-    @property
-    def calls(self) -> int:
-        return self.standin.calls
-
-    def meet(self, trouble: Trouble) -> None:
-        self.standin.script(Rule(do=FAULTS[trouble], times=1))
