@@ -4,17 +4,19 @@ import asyncio
 import json
 import random
 import socket
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from gateway.core.reports import Outcome
+from gateway.core.reports import Outcome, UpstreamFault
 from gateway.core.secret import Secret
 from gateway.upstreams import vendor as adapter_module
 from gateway.upstreams.stability_v1.wire import refusal
-from load.upstreams.faults import Cut, Finish, Garbage, Refuse, Rule, Stall
+from load.upstreams.faults import Cut, Finish, Garbage, Refuse, Stall
 from load.upstreams.stability_v1 import StabilityV1 as StandIn
+from tests.gateway.upstreams.failures import check_failure
 from tests.gateway.upstreams.stability_v1.vendor import (
     KEY,
     adapter,
@@ -69,15 +71,12 @@ async def test_failure_is_told_by_the_table(
     standin: StandIn, what: Any, outcome: Outcome, code: str, marks: dict[str, Any]
 ) -> None:
     """Each way to fail has its outcome, and none is tried again by the adapter."""
-    standin.script(Rule(do=what))
-    sent: list[None] = []
-    patience = 0.5 if isinstance(what, Stall) else 5.0
-    async with adapter(standin.url, timeout_seconds=patience, max_answer_bytes=2_000_000) as upstream:
-        found = await fault(upstream, order(sent=lambda: sent.append(None)))
-    assert (found.outcome, found.code) == (outcome, code)
-    plain = {"locked_out": False, "retry_after_seconds": None, "credential": False, "charged": False}
-    assert {name: getattr(found, name) for name in plain} == {**plain, **marks}
-    assert (standin.calls, len(sent)) == (1, 1)
+
+    async def call(patience: float, sent: Callable[[], None]) -> UpstreamFault:
+        async with adapter(standin.url, timeout_seconds=patience, max_answer_bytes=2_000_000) as upstream:
+            return await fault(upstream, order(sent=sent))
+
+    await check_failure(standin, what, (outcome, code, marks), call, short=0.5)
 
 
 async def test_no_byte_out_is_not_sent() -> None:

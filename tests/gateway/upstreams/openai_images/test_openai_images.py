@@ -2,8 +2,6 @@
 
 import asyncio
 import hashlib
-import logging
-from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -16,7 +14,7 @@ from load.upstreams.faults import Rule
 from load.upstreams.openai_images import OpenAIImages as StandIn
 from load.upstreams.openai_images.artist import partial_colour
 from load.upstreams.pictures import colour_of
-from tests.gateway.upstreams.openai_images_talk import (
+from tests.gateway.upstreams.openai_images.vendor import (
     GPT,
     KEY,
     MODELS,
@@ -35,23 +33,6 @@ from tests.gateway.upstreams.openai_images_talk import (
 
 ORANGE = (200, 100, 0)
 BLIND = {GPT: ImageModel(partial_images=0)}
-
-
-@pytest.fixture(autouse=True)
-def key_is_never_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """Whatever a test does, the key is in no log record."""
-    caplog.set_level(logging.DEBUG)
-    caplog.set_level(logging.INFO, "PIL")
-    yield
-    for record in caplog.records:
-        assert KEY not in record.getMessage() + repr(record.args) + str(record.exc_info)
-
-
-@pytest.fixture
-async def standin() -> AsyncIterator[StandIn]:
-    """The vendor, which answers at once."""
-    async with StandIn(key=KEY) as running:
-        yield running
 
 
 def painted(standin: StandIn, wish: str = "a lamp", index: int = 0) -> tuple[int, ...]:

@@ -1,6 +1,5 @@
 """What is offered, from settings and from the server's own list; and what a probe finds."""
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -15,7 +14,7 @@ from load.upstreams.openai_images.models import ALL
 from load.upstreams.openai_images.models import Model as TheirModel
 from load.upstreams.pictures import colour_of
 from protocol.errors import ClientFault
-from tests.gateway.upstreams.openai_images_talk import (
+from tests.gateway.upstreams.openai_images.vendor import (
     GPT,
     KEY,
     MODELS,
@@ -31,13 +30,6 @@ FOUND = tuple(
     TheirModel(name, "local", sizes=())
     for name in ("Qwen/Qwen-Image", "sd/juggernaut.safetensors", "other/Qwen-Image", "chat-7b")
 )
-
-
-@pytest.fixture
-async def standin() -> AsyncIterator[StandIn]:
-    """The vendor, which answers at once."""
-    async with StandIn(key=KEY) as running:
-        yield running
 
 
 def made(**options: Any) -> OpenAIImages:

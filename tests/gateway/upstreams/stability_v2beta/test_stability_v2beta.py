@@ -4,8 +4,7 @@ The vendor has no numbered points among the observed behaviour; what a test is a
 sheet (2.1 transport ... 2.6 quirks, 11 conversions).
 """
 
-import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -20,7 +19,7 @@ from load.upstreams.stability_v2beta import StabilityV2Beta as StandIn
 from load.upstreams.stability_v2beta.endpoints import ENDPOINTS, SD3_CREDITS
 from load.upstreams.stability_v2beta.paint import found
 from protocol.errors import ClientFault
-from tests.gateway.upstreams.talk_stability_v2beta import (
+from tests.gateway.upstreams.stability_v2beta.vendor import (
     INIT,
     KEY,
     adapter,
@@ -38,22 +37,6 @@ from tests.gateway.upstreams.talk_stability_v2beta import (
 
 LAMP = colour_of(7, "a lamp")
 DRAWERS = ("stable-image-core", "stable-image-ultra", "sd3.5-large", "sd3.5-large-turbo", "sd3.5-medium")
-
-
-@pytest.fixture(autouse=True)
-def key_is_never_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """Whatever a test does, the key is in no log record."""
-    caplog.set_level(logging.DEBUG)
-    yield
-    for record in caplog.records:
-        assert KEY not in record.getMessage() + repr(record.args) + str(record.exc_info)
-
-
-@pytest.fixture
-async def standin() -> AsyncIterator[StandIn]:
-    """A vendor that answers at once."""
-    async with StandIn(key={KEY}, limit=None) as running:
-        yield running
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from gateway.upstreams.openai_images import ImageModel
 from load.upstreams.openai_images import OpenAIImages as StandIn
 from load.upstreams.openai_images.orders import wish_of
 from load.upstreams.pictures import colour_of
-from tests.gateway.upstreams.openai_images_talk import (
+from tests.gateway.upstreams.openai_images.vendor import (
     GPT,
     adapter,
     encoded,

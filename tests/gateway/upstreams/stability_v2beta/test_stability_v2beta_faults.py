@@ -5,9 +5,8 @@ Sections of the fact sheet are named where a test is about one: 2.5 errors, 2.6 
 
 import asyncio
 import json
-import logging
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -21,7 +20,8 @@ from load.upstreams.faults import Cut, Drip, Finish, Garbage, Refuse, Rule, Stal
 from load.upstreams.pictures import BLUR
 from load.upstreams.stability_v2beta import RefuseWithoutId
 from load.upstreams.stability_v2beta import StabilityV2Beta as StandIn
-from tests.gateway.upstreams.talk_stability_v2beta import (
+from tests.gateway.upstreams.failures import check_failure
+from tests.gateway.upstreams.stability_v2beta.vendor import (
     KEY,
     adapter,
     fault,
@@ -35,22 +35,6 @@ from tests.gateway.upstreams.talk_stability_v2beta import (
 )
 
 REFUSED, FAILED, UNKNOWN = Outcome.REFUSED, Outcome.FAILED, Outcome.UNKNOWN
-
-
-@pytest.fixture(autouse=True)
-def key_is_never_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """Whatever a test does, the key is in no log record."""
-    caplog.set_level(logging.DEBUG)
-    yield
-    for record in caplog.records:
-        assert KEY not in record.getMessage() + repr(record.args) + str(record.exc_info)
-
-
-@pytest.fixture
-async def standin() -> AsyncIterator[StandIn]:
-    """A vendor that answers at once."""
-    async with StandIn(key={KEY}, limit=None) as running:
-        yield running
 
 
 # --------------------------------------------------------------------------------------------------- the failure table
@@ -99,15 +83,12 @@ async def test_failure_is_told_by_the_table(
     standin: StandIn, what: Any, outcome: Outcome, code: str, marks: dict[str, Any]
 ) -> None:
     """Each way to fail (2.5, 12) has its outcome, and none is tried again by the adapter."""
-    standin.script(Rule(do=what))
-    sent: list[None] = []
-    patience = 0.3 if isinstance(what, Stall) else 5.0
-    async with adapter(standin.url, timeout_seconds=patience, max_answer_bytes=2_000_000) as upstream:
-        found = await fault(reports(upstream, order(call={"sent": lambda: sent.append(None)})))
-    assert (found.outcome, found.code) == (outcome, code)
-    plain = {"locked_out": False, "retry_after_seconds": None, "credential": False, "charged": False}
-    assert {name: getattr(found, name) for name in plain} == {**plain, **marks}
-    assert (standin.calls, len(sent)) == (1, 1)
+
+    async def call(patience: float, sent: Callable[[], None]) -> UpstreamFault:
+        async with adapter(standin.url, timeout_seconds=patience, max_answer_bytes=2_000_000) as upstream:
+            return await fault(reports(upstream, order(call={"sent": sent})))
+
+    await check_failure(standin, what, (outcome, code, marks), call)
 
 
 async def test_own_limit_locks_the_account_out() -> None:

@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -28,7 +27,7 @@ from load.upstreams.openai_images.faults import (
     StreamStall,
 )
 from load.upstreams.pictures import colour_of
-from tests.gateway.upstreams.openai_images_talk import (
+from tests.gateway.upstreams.openai_images.vendor import (
     GPT,
     KEY,
     MODELS,
@@ -49,13 +48,6 @@ TEXT = base64.b64encode(PNG).decode()
 NOT_WHOLE = (Outcome.UNKNOWN, "outcome_unknown", False)
 UNUSABLE = (Outcome.FAILED, "invalid_output", True)
 FAILED = (Outcome.FAILED, "upstream_error", False)
-
-
-@pytest.fixture
-async def standin() -> AsyncIterator[StandIn]:
-    """The vendor, which answers at once."""
-    async with StandIn(key=KEY) as running:
-        yield running
 
 
 async def told(upstream: Any, asked: Any) -> tuple[list[Report], UpstreamFault]:

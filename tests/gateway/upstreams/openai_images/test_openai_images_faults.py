@@ -5,12 +5,12 @@ import base64
 import json
 import random
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from gateway.core.reports import ImageMade, Outcome, Picture, WorkBegun
+from gateway.core.reports import ImageMade, Outcome, Picture, UpstreamFault, WorkBegun
 from gateway.core.secret import Secret
 from gateway.upstreams.failures import Told
 from gateway.upstreams.openai_images import ImageModel, OpenAIImages
@@ -19,7 +19,8 @@ from load.upstreams.faults import Cut, Finish, Garbage, Refuse, Rule, Stall
 from load.upstreams.openai_images import OpenAIImages as StandIn
 from load.upstreams.openai_images.faults import EmptyData, ForeignUrl, RateLimited, Redirect
 from load.upstreams.pictures import colour_of
-from tests.gateway.upstreams.openai_images_talk import (
+from tests.gateway.upstreams.failures import check_failure
+from tests.gateway.upstreams.openai_images.vendor import (
     GPT,
     KEY,
     adapter,
@@ -38,13 +39,6 @@ PNG = flat("red", (64, 64))
 REFUSED, FAILED, UNKNOWN = Outcome.REFUSED, Outcome.FAILED, Outcome.UNKNOWN
 QUOTA = {"credential": True}
 LIMIT = {"locked_out": True}
-
-
-@pytest.fixture
-async def standin() -> AsyncIterator[StandIn]:
-    """The vendor, which answers at once."""
-    async with StandIn(key=KEY) as running:
-        yield running
 
 
 ANSWERS = [
@@ -95,15 +89,12 @@ async def test_failure_is_told_by_the_table(
     standin: StandIn, what: Any, outcome: Outcome, code: str, marks: dict[str, Any]
 ) -> None:
     """5.4: each way to fail has its outcome, and none is tried again by the adapter."""
-    standin.script(Rule(do=what))
-    sent: list[None] = []
-    patience = 0.3 if isinstance(what, Stall) else 10.0
-    async with adapter(standin.url, timeout_seconds=patience, max_answer_bytes=2_000_000) as upstream:
-        found = await fault(upstream, order(upstream, count=2, sent=lambda: sent.append(None)))
-    assert (found.outcome, found.code) == (outcome, code)
-    plain = {"locked_out": False, "retry_after_seconds": None, "credential": False, "charged": False}
-    assert {name: getattr(found, name) for name in plain} == {**plain, **marks}
-    assert (standin.calls, len(sent)) == (1, 1)
+
+    async def call(patience: float, sent: Callable[[], None]) -> UpstreamFault:
+        async with adapter(standin.url, timeout_seconds=patience, max_answer_bytes=2_000_000) as upstream:
+            return await fault(upstream, order(upstream, count=2, sent=sent))
+
+    await check_failure(standin, what, (outcome, code, marks), call)
 
 
 @pytest.mark.parametrize("count", [1, 2])
