@@ -21,7 +21,7 @@ _SECONDS: Final = 20
 _STREAM: Final = "/v1/stream"
 _SCHEMES: Final = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
 _COLUMNS: Final = ("NAME", "TASKS", "SIZES", "PRICE", "PROGRESS", "PREVIEWS", "CANCEL", "HEALTH")
-_LISTED: Final = ("samplers", "schedulers", "styles", "loras", "controls", "preprocessors")
+_LISTED: Final = ("samplers", "schedulers", "styles", "loras", "controls", "preprocessors", "backgrounds")
 _OPTIONS: Final = {"negative_prompt": "negative", "loras": "lora", "width": "size", "height": "size"}
 """What options are called where that is not the name inside `params`."""
 
@@ -73,6 +73,7 @@ class ModelTold(Struct, frozen=True):
     loras: tuple[str, ...] = ()
     controls: tuple[str, ...] = ()
     preprocessors: tuple[str, ...] = ()
+    backgrounds: tuple[str, ...] = ()
     progress: str = "none"
     previews: bool = False
     cancel: str = "no"

@@ -12,13 +12,19 @@ from gateway.cli_basics import DEFAULT_FOLDER, FILE, FOLDER
 from gateway.cli_values import ControlImage, LoraName, Sides, Size
 
 _INPUT: Final = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
+_PICTURE: Final = (
+    "steps", "size", "seed", "n", "negative", "guidance", "sampler", "scheduler", "style", "loras", "tiling",
+    "background",
+)  # fmt: skip
 _SECTIONS: Final[Mapping[str, tuple[str, ...]]] = {
-    "The picture": ("steps", "size", "seed", "n", "negative", "guidance", "sampler", "scheduler", "style", "loras"),
+    "The picture": _PICTURE,
     "Which model": ("model", "task", "adjust"),
     "From other pictures": ("init", "mask", "strength", "controls", "references"),
     "Other work on a picture": ("expand", "scale", "remove_background", "search"),
     "Output and gateway": ("output", "as_json", "url", "data"),
 }
+_BACKGROUNDS: Final = ("auto", "opaque", "transparent")
+"""Those of `core.params`, which would be slow to import for `--help`."""
 
 _url_option = click.option(
     "--url",
@@ -65,6 +71,12 @@ _OPTIONS: Final = (
     click.option("--style", metavar="NAME", help="One of the model's styles."),
     click.option(
         "--lora", "loras", type=LoraName(), multiple=True, metavar="NAME[:WEIGHT]", help="Add a LoRA; repeatable."
+    ),
+    click.option("--tiling", is_flag=True, help="Let the picture go on at its opposite edge: copies join seamlessly."),
+    click.option(
+        "--background",
+        type=click.Choice(_BACKGROUNDS),
+        help="What lies behind the figure; transparent gives a picture with an alpha channel.",
     ),
     click.option("--model", metavar="M", help="The model's name; else the gateway chooses. See: safelight models"),
     click.option("--task", metavar="T", help="The kind of work, where it should not follow from the options."),

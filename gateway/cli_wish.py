@@ -64,6 +64,8 @@ class Wish:
     scheduler: str | None = None
     style: str | None = None
     loras: tuple[Lora, ...] = ()
+    tiling: bool = False
+    background: str | None = None
     adjust: bool = False
     model: str | None = None
     init: Path | None = None
@@ -118,6 +120,8 @@ class Wish:
             "expand": None if self.expand is None else _sides(self.expand),
             "scale": self.scale,
             "search": self.search,
+            "tiling": self.tiling or None,
+            "background": self.background,
             "adjust": self.adjust or None,
         }
         return _named(**given)

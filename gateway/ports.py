@@ -54,7 +54,7 @@ class CallOrder:
 
 
 class Upstream(Protocol):
-    """One account of a vendor's service, or the embedded painter.
+    """One account of a vendor's service, or the embedded engine.
 
     `run` yields reports in order and ends normally after one `ImageMade` for each of `order.count` images; anything
     else it raises as `UpstreamFault`. Cancelling the iteration (closing the generator, cancelling the task) stops the

@@ -93,10 +93,10 @@ class Breaker:
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """The painter that comes with the gateway; it runs in processes of its own."""
+    """The small diffusion models that come with the gateway; they run in processes of their own."""
 
     kind: Literal["engine"] = "engine"
-    """The embedded painter."""
+    """The embedded engine."""
     processes: Annotated[int, Meta(ge=1, le=256)] = 1
     """Processes, each painting one picture at a time."""
 

@@ -7,6 +7,7 @@ from math import ceil, floor, log
 from typing import Literal
 
 from gateway.core.normal import Request
+from gateway.core.params import BACKGROUNDS
 from protocol.errors import ClientFault
 
 Progress = Literal["steps", "estimated", "none"]
@@ -156,6 +157,8 @@ class Model:
     """What can be made of a control image before it is used; the first is the default, `none` takes it as it is."""
     max_references: int = 1
     """Reference pictures of one job."""
+    backgrounds: tuple[str, ...] = BACKGROUNDS
+    """What `background` may be in the tasks that take it."""
     max_prompt: int = 8000
     progress: Progress = "none"
     """`steps`: as the upstream tells; `estimated`: from the time that its own past runs took."""

@@ -51,6 +51,10 @@ class Request(Struct, frozen=True):
     loras: tuple[Lora, ...] = ()
     expand: Expand | None = None
     search: str | None = None
+    tiling: bool = False
+    """Whether the picture goes on at its opposite edge."""
+    background: str = "auto"
+    """One of `BACKGROUNDS`."""
     notes: tuple[Note, ...] = ()
     alternatives: tuple[str, ...] = ()
     """Other upstreams that can do this as well, best first; no part of what is asked."""

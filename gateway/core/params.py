@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
@@ -14,6 +14,9 @@ CONTROLS: Final = (
     "sketch", "softedge", "structure", "style", "tile",
 )  # fmt: skip
 """Roles of control images; `control` is one of the upstream's own choice."""
+Background = Literal["auto", "opaque", "transparent"]
+BACKGROUNDS: Final[tuple[Background, ...]] = ("auto", "opaque", "transparent")
+"""What may lie behind the figure of a picture; `auto` leaves it to the model."""
 MAX_CONTROLS: Final = 8
 MAX_REFERENCES: Final = 8
 
@@ -94,6 +97,10 @@ class Params(Struct, frozen=True, forbid_unknown_fields=True):
     """How many times larger an upscaled picture becomes; in place of `width` and `height`."""
     search: Annotated[str, Meta(min_length=1)] | UnsetType = UNSET
     """What `search_replace` looks for in the picture."""
+    tiling: bool | UnsetType = UNSET
+    """Whether the picture goes on at its opposite edge, so that copies of it join without a seam."""
+    background: Background | UnsetType = UNSET
+    """`transparent`: the figure alone, in a picture with an alpha channel."""
     adjust: bool = False
     """Whether what the model cannot do is brought to the nearest that it can, with a `notice`, and not refused."""
 

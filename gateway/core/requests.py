@@ -59,6 +59,8 @@ def normalise(task: str, params: Params, inputs: Sequence[InputImage], model: Mo
         loras=_loras(params, model),
         expand=_told(params.expand),
         search=_told(params.search),
+        tiling=params.tiling is True,
+        background=fit.name("background", "invalid_param", params.background, model.backgrounds) or "auto",
         notes=tuple(fit.notes),
     )
 

@@ -150,6 +150,7 @@ class InfoRoutes:
             "controls": model.controls,
             "max_controls": model.max_controls if model.controls else 0,
             "preprocessors": model.preprocessors if model.controls else (),
+            "backgrounds": model.backgrounds if "background" in model.params else (),
             "max_prompt": model.max_prompt,
             "progress": model.progress,
             "previews": model.previews,

@@ -1,25 +1,33 @@
 """What the gateway and its painting processes say to each other: structs in msgpack, each after its length.
 
-Knows neither numpy nor processes, so that both sides can import it. A process answers each `Paint` with any number of
-reports and one `Ended`, whatever happens; a `Cancel` for a painting that has ended means nothing.
+Knows neither numpy nor processes, so that both sides can import it. A process answers each order with any number of
+reports and one `Ended`, whatever happens; a `Cancel` for an order that has ended means nothing.
 """
 
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
 LENGTH_BYTES: Final = 4
 """Of the length before each message, big endian."""
-MAX_ORDER: Final = 2 * 16 * 2**20 + 2**16
-"""Bytes: two images of 16 MiB (the wire protocol's limit) and the prompt."""
+MAX_IMAGE: Final = 16 * 2**20
+"""Bytes of an encoded input image (the wire protocol's limit)."""
+MAX_ORDER: Final = 4 * MAX_IMAGE + 2**17
+"""Bytes: an init image, a mask, lines and a reference, and two prompts of 8000 characters in UTF-8."""
 MAX_REPORT: Final = 32 * 2**20
-"""Bytes: a PNG of 2048 x 2048 that does not compress has 12 MiB."""
-MAX_INPUT_PIXELS: Final = 16_777_216
-"""Pixels of an input image after decoding (the wire protocol's limit)."""
+"""Bytes: a PNG of 2048 x 2048 with alpha that does not compress has 16 MiB and some."""
+
+DenoiserName = Literal["network", "closed_form"]
+PreviewFormat = Literal["jpeg", "webp"]
+Look = Literal["drawn", "pixel-art"]
+"""Whether enlarging gives smooth outlines, or shows the squares that the model painted."""
 
 
 class Paint(msgspec.Struct, frozen=True, tag="paint"):
-    """Paint `count` pictures, picture i from seed `seed` + i; images are encoded and may have any size."""
+    """Paint `count` pictures, picture i from seed `seed` + i; images are encoded and may have any size.
+
+    What a field means stands at the same name of `gateway.engine.interface.Painting`.
+    """
 
     id: int
     prompt: str
@@ -28,13 +36,36 @@ class Paint(msgspec.Struct, frozen=True, tag="paint"):
     height: int
     steps: int
     count: int = 1
+    denoiser: DenoiserName = "network"
+    guidance: float = 7.0
+    negative_prompt: str = ""
     strength: float = 1.0
     init: bytes | None = None
     mask: bytes | None = None
+    edges: bytes | None = None
+    """A drawing, light on dark or dark on light, or a picture whose outlines count."""
+    edge_weight: float = 1.0
+    edges_from: float = 0.0
+    """The part of the steps, 0 to 1, after which the lines count, and that after which they no longer do."""
+    edges_until: float = 1.0
+    reference: bytes | None = None
+    tiling: bool = False
+    transparent: bool = False
+    look: Look = "drawn"
+
+
+class Enlarge(msgspec.Struct, frozen=True, tag="enlarge"):
+    """Bring a picture of any size to `width` x `height`, without painting; `steps` as `upscale.Enlargement`."""
+
+    id: int
+    picture: bytes
+    width: int
+    height: int
+    steps: int
 
 
 class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
-    """Stop the painting before its next step, also if it has not begun."""
+    """Stop an order before its next step, also if it has not begun."""
 
     id: int
 
@@ -46,33 +77,35 @@ class Begun(msgspec.Struct, frozen=True, tag="begun"):
 
 
 class Stepped(msgspec.Struct, frozen=True, tag="stepped"):
-    """Step `step` of picture `index` is done; `preview` is a JPEG of `width` x `height`."""
+    """Step `step` of picture `index` is done; `preview` is a file of `format`, `width` x `height` pixels."""
 
     id: int
     index: int
     step: int
     preview: bytes
+    format: PreviewFormat
     width: int
     height: int
 
 
 class Finished(msgspec.Struct, frozen=True, tag="finished"):
-    """Picture `index` is done; `image` is a PNG of the asked size."""
+    """Picture `index` is done; `image` is a file of `format` in the asked size, with alpha if that was asked for."""
 
     id: int
     index: int
     image: bytes
+    format: Literal["png"] = "png"
 
 
 class Ended(msgspec.Struct, frozen=True, tag="ended"):
-    """Nothing more comes for this painting; `code` names the error that ended it, None = done or cancelled."""
+    """Nothing more comes for this order; `code` names the error that ended it, None = done or cancelled."""
 
     id: int
     code: str | None = None
     message: str = ""
 
 
-Order = Paint | Cancel
+Order = Paint | Enlarge | Cancel
 Report = Begun | Stepped | Finished | Ended
 
 _encoder: Final = msgspec.msgpack.Encoder()

@@ -71,7 +71,7 @@ async def test_connection_cut_in_the_middle_resumes_without_loss(tmp_path: Path)
 
 
 async def test_worker_process_ends_with_its_gateway(tmp_path: Path) -> None:
-    """A gateway that is killed leaves no painter behind after two seconds."""
+    """A gateway that is killed leaves no painting process behind after two seconds."""
     gateway = GatewayProcess(tmp_path, free_port())
     await gateway.start()
     children = _children(gateway.pid)

@@ -18,7 +18,7 @@ ALL_KINDS = ", ".join(KINDS)
 
 
 def test_without_any_source_every_setting_has_its_default() -> None:
-    """Nothing is needed to start: the defaults are a gateway with the embedded painter."""
+    """Nothing is needed to start: the defaults are a gateway with the embedded engine."""
     settings = load(None, {})
     assert settings == Config()
     assert settings.server.port == 8080

@@ -38,7 +38,7 @@ def test_routes_may_be_tables_of_their_own(tmp_path: Path) -> None:
     assert load(write(tmp_path, text), {}).models == {"x/y.z": Model((Route("a", "engine"),))}
 
 
-def test_route_may_go_to_the_painter_that_nobody_configured(tmp_path: Path) -> None:
+def test_route_may_go_to_the_engine_that_nobody_configured(tmp_path: Path) -> None:
     """Where no upstream is configured there is one, `engine`."""
     path = write(tmp_path, '[models.fast]\nroutes = [{ upstream = "engine", model = "engine" }]')
     assert load(path, {}).models == {"fast": Model((Route("engine", "engine"),))}

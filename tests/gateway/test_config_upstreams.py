@@ -41,11 +41,11 @@ def test_configured_engines_are_those_the_adapter_knows() -> None:
 
 
 def test_configured_upstreams_take_the_place_of_the_engine(tmp_path: Path) -> None:
-    """The embedded painter is there unless something else is named; both together must be."""
-    path = write(tmp_path, VENDOR + '[upstreams.painter]\nkind = "engine"\nprocesses = 3\n')
+    """The embedded engine is there unless something else is named; both together must be."""
+    path = write(tmp_path, VENDOR + '[upstreams.house]\nkind = "engine"\nprocesses = 3\n')
     upstreams = load(path, VENDOR_KEY).upstreams
-    assert upstreams.keys() == {"vendor", "painter"}
-    assert upstreams["painter"] == Engine(processes=3)
+    assert upstreams.keys() == {"vendor", "house"}
+    assert upstreams["house"] == Engine(processes=3)
 
 
 def test_upstream_has_a_bucket_in_place_of_a_window(tmp_path: Path) -> None:
@@ -73,8 +73,8 @@ def test_environment_changes_an_upstream_by_its_name(tmp_path: Path) -> None:
 
 def test_environment_alone_makes_an_upstream() -> None:
     """A container needs no file."""
-    settings = load(None, {"SAFELIGHT_UPSTREAMS__PAINTER__KIND": "engine"})
-    assert settings.upstreams == {"painter": Engine()}
+    settings = load(None, {"SAFELIGHT_UPSTREAMS__HOUSE__KIND": "engine"})
+    assert settings.upstreams == {"house": Engine()}
 
 
 # --- the other kinds ---

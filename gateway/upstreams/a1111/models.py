@@ -192,7 +192,7 @@ def _model(upstream: str, title: str, one: Checkpoint, offer: Offer, upscaler: s
 
 def _tasks(offer: Offer, *, controls: bool, upscales: bool) -> dict[str, frozenset[str]]:
     named = {"sampler": offer.samplers, "scheduler": offer.schedulers, "style": offer.styles, "loras": offer.loras}
-    shared = frozenset({"prompt", "negative_prompt", "steps", "guidance", "seed", "n"})
+    shared = frozenset({"prompt", "negative_prompt", "steps", "guidance", "seed", "n", "tiling"})
     shared |= {name for name, values in named.items() if values}
     sized = shared | {"width", "height"}
     tasks = {

@@ -142,6 +142,8 @@ def _first_api(order: CallOrder) -> dict[str, Any]:
     }
     if order.request.scheduler is not None:
         fields["scheduler"] = order.request.scheduler
+    if order.request.tiling:
+        fields["tiling"] = True
     return fields
 
 
@@ -213,8 +215,9 @@ def _coded(content: bytes) -> str:
 
 
 def suits_job(order: CallOrder) -> bool:
-    """Whether SD.Next's second API can be asked for all of this: it knows no noise under a mask, and no scheduler."""
-    return order.request.task in _JOB_TASKS and order.request.scheduler is None
+    """Whether SD.Next's second API can be asked for all of it: it knows no noise under a mask, scheduler or tiling."""
+    request = order.request
+    return request.task in _JOB_TASKS and request.scheduler is None and not request.tiling
 
 
 def to_job(order: CallOrder) -> bytes:

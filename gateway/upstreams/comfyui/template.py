@@ -47,6 +47,7 @@ _PARAMS: Final[dict[str, Callable[[Request, Library], Any]]] = {
     "height": lambda request, _: request.height,
     "steps": lambda request, _: request.steps,
     "guidance": lambda request, _: request.guidance,
+    "tiling": lambda request, _: request.tiling,
     "strength": lambda request, _: 1.0 if request.strength is None else request.strength,
     "left": lambda request, _: (request.expand or Expand()).left,
     "right": lambda request, _: (request.expand or Expand()).right,

@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 from typing import Final, Literal
 
 from gateway.core.models import Model, Sizes
-from gateway.core.params import MAX_REFERENCES
+from gateway.core.params import BACKGROUNDS, MAX_REFERENCES
 from protocol.messages import ImageFormat
 
 DialectName = Literal["openai", "vllm", "sglang", "localai", "aquiles"]
@@ -85,15 +85,18 @@ class Family:
     """Those that are offered unless the settings say otherwise."""
     max_references: int = 1
     styles: tuple[str, ...] = ()
+    backgrounds: tuple[str, ...] = ()
+    """What `background` may be; empty = there is no such field."""
     square: bool = False
     """Whether edits take one square PNG only."""
 
 
 _EDITS: Final = frozenset({"txt2img", "img2img", "inpaint", "reference"})
 _SHAPES: Final = Sizes(listed=((1024, 1024), (1536, 1024), (1024, 1536)))
+_FREE: Final = Sizes(smallest=16, largest=3840, multiple_of=16, min_pixels=655_360, max_pixels=8_294_400, max_aspect=3)
 
 
-def _gpt(pattern: str, sizes: Sizes = _SHAPES) -> Family:
+def _gpt(pattern: str, sizes: Sizes = _SHAPES, backgrounds: tuple[str, ...] = BACKGROUNDS) -> Family:
     return Family(
         pattern,
         sizes,
@@ -102,14 +105,13 @@ def _gpt(pattern: str, sizes: Sizes = _SHAPES) -> Family:
         tasks=_EDITS,
         default_tasks=_EDITS,
         max_references=MAX_REFERENCES,
+        backgrounds=backgrounds,
     )
 
 
 FAMILIES: Final = (
-    _gpt(
-        "gpt-image-2*",
-        Sizes(smallest=16, largest=3840, multiple_of=16, min_pixels=655_360, max_pixels=8_294_400, max_aspect=3),
-    ),
+    _gpt("gpt-image-2.*", _FREE),
+    _gpt("gpt-image-2*", _FREE, ("auto", "opaque")),
     _gpt("gpt-image-*"),
     _gpt("chatgpt-image-*"),
     Family(
@@ -202,7 +204,7 @@ class Offer:
 
 _OURS: Final = frozenset({
     "model", "prompt", "n", "size", "stream", "partial_images", "response_format", "style", "seed", "negative_prompt",
-    "image", "image[]", "mask", "mask_image",
+    "image", "image[]", "mask", "mask_image", "background",
 })  # fmt: skip
 """Fields that follow from what clients ask, so that no setting may fill them."""
 _STEPS: Final = (1, 150)
@@ -303,6 +305,7 @@ def _offer(upstream: str, dialect: DialectName, vendor_model: str, one: ImageMod
         max_n=one.max_n or family.max_n,
         images_per_call=one.images_per_call or family.images_per_call,
         styles=family.styles,
+        backgrounds=_backgrounds(family, one),
         max_references=family.max_references,
         max_prompt=one.max_prompt or family.max_prompt,
         progress="estimated",
@@ -323,7 +326,14 @@ def _params(way: Way) -> frozenset[str]:
     names |= {"steps"} if way.dialect.steps else set()
     names |= {"guidance"} if way.sends_guidance else set()
     names |= {"style"} if way.family.styles else set()
+    names |= {"background"} if way.family.backgrounds else set()
     return frozenset(names)
+
+
+def _backgrounds(family: Family, one: ImageModel) -> tuple[str, ...]:
+    # A JPEG has no alpha channel: the vendor refuses the two together.
+    is_jpeg = one.fields.get("output_format") == "jpeg"
+    return tuple(word for word in family.backgrounds if not (is_jpeg and word == "transparent"))
 
 
 def _check(vendor_model: str, one: ImageModel, tasks: frozenset[str], family: Family) -> None:

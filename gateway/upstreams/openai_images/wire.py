@@ -76,6 +76,8 @@ def _fields(order: CallOrder, way: Way) -> dict[str, object]:
         fields[speech.guidance] = request.guidance
     if request.style is not None:
         fields["style"] = request.style
+    if request.background != "auto":
+        fields["background"] = request.background
     return fields
 
 

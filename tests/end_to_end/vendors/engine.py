@@ -1,4 +1,4 @@
-"""The embedded painter for the contract suite: no server stands behind it, so few troubles can come."""
+"""The embedded engine for the contract suite: no server stands behind it, so few troubles can come."""
 
 import contextlib
 from collections.abc import AsyncIterator, Mapping
@@ -18,7 +18,7 @@ class EngineVendor(Vendor):
 
     @contextlib.asynccontextmanager
     async def open(self, **how: Any) -> AsyncIterator[None]:
-        # A step takes some 10 to 20 ms.
+        # A step takes some 5 to 40 ms.
         self.params = {**type(self).params, "steps": min(150, max(4, int(how.get("seconds", 0) * 100)))}
         self.adapters = [Engine(name=self.name, processes=how.get("concurrency", 1))]
         self._orders = 0

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
+from gateway.cli_picture import _BACKGROUNDS
+from gateway.core.params import BACKGROUNDS
 from protocol.messages import Submit
 from tests.gateway.cli.scripted import PNG, Peer, ScriptedGateway, completed, final, image, run
 
@@ -37,12 +39,14 @@ def test_control_images_take_their_options_along() -> None:
     submit, _ = asked(
         "x", "--control", "canny=c.png,weight=0.5,start=0.1,end=0.9,preprocessor=canny", "--control", "pose=a,b.png",
         "--lora", "detail:0.7", "--lora", "v:two", "--lora", "plain", "--negative", "n", "--guidance", "3.5",
-        "--sampler", "s", "--scheduler", "k", "--style", "t", "--adjust",
+        "--sampler", "s", "--scheduler", "k", "--style", "t", "--tiling",
+        "--background", "transparent", "--adjust",
     )  # fmt: skip
     assert submit.task == "controlnet"
     assert json.loads(bytes(submit.params)) == {
         "prompt": "x", "negative_prompt": "n", "guidance": 3.5, "sampler": "s", "scheduler": "k", "style": "t",
-        "loras": [{"name": "detail", "weight": 0.7}, {"name": "v:two"}, {"name": "plain"}], "adjust": True,
+        "loras": [{"name": "detail", "weight": 0.7}, {"name": "v:two"}, {"name": "plain"}], "tiling": True,
+        "background": "transparent", "adjust": True,
     }  # fmt: skip
     canny, pose = submit.inputs
     assert (canny.role, canny.weight, canny.start, canny.end) == ("canny", 0.5, 0.1, 0.9)
@@ -79,6 +83,7 @@ def test_other_work_is_asked_for() -> None:
         ("x --control canny=c.png,wieght=1", "there is no file 'c.png,wieght=1'; write it as KIND=FILE"),
         ("x --control canny=c.png,weight=much", "weight=much is no number"),
         ("x --init gone.png", "File 'gone.png' does not exist"),
+        ("x --background white", "'white' is not one of 'auto', 'opaque', 'transparent'"),
         ("--init i.png", "img2img needs a PROMPT"),
         ("x --mask i.png", "--mask needs the picture to repaint"),
     ],
@@ -100,3 +105,8 @@ def test_help_tells_every_option_in_sections() -> None:
     ]  # fmt: skip
     for option in ("--negative", "--lora", "--control", "--reference", "--expand", "--scale", "--adjust", "--task"):
         assert f"  {option}" in told
+
+
+def test_backgrounds_are_those_of_the_protocol() -> None:
+    """They are written down twice, because the command line does not import the other place for its help."""
+    assert BACKGROUNDS == _BACKGROUNDS

@@ -1,4 +1,4 @@
-"""`safelight upstream probe` of upstreams in the settings: the painter, the stand-in of a vendor, and doubles."""
+"""`safelight upstream probe` of upstreams in the settings: the engine, the stand-in of a vendor, and doubles."""
 
 import json
 from pathlib import Path
@@ -18,15 +18,15 @@ VENDOR = '[upstreams.vendor]\nkind = "stability_v1"\napi_key_env = "VENDOR_KEY"\
 PAIR = '[upstreams.pair]\nkind = "comfyui"\napi_key_env = ["KEY_A", "KEY_B"]\n'
 
 
-def test_painter_is_well_and_makes_a_picture() -> None:
+def test_engine_is_well_and_makes_a_picture() -> None:
     """Without any settings, as after a first start."""
     done = run("upstream", "probe", "engine", "--generate")
     assert done.exit_code == 0, done.output
     lines = done.stdout.splitlines()
-    assert lines[:2] == ["engine (engine)", "  the embedded painter"]
-    assert "    painter  img2img,inpaint,txt2img  free" in lines
+    assert lines[:2] == ["engine (engine)", "  the embedded engine"]
+    assert "    icons              controlnet,img2img,inpaint,reference,txt2img,upscale  free" in lines
     assert "  no problems" in lines
-    assert lines[-1].startswith("probe-engine.png  64x64  painter  ")
+    assert lines[-1].startswith("probe-engine.png  64x64  icons  ")
     assert lines[-1].endswith(" s  1 of 1 step, 1 preview")
     assert Path("probe-engine.png").read_bytes().startswith(b"\x89PNG")
     assert "denoising, 100 % of 1 step" in done.stderr

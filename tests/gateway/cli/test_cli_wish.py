@@ -55,12 +55,15 @@ def test_params_are_those_of_the_protocol() -> None:
         scheduler="k",
         style="t",
         loras=(Lora("a", 0.5), Lora("b")),
+        tiling=True,
+        background="opaque",
         adjust=True,
     )
     params = {
         "prompt": "x", "negative_prompt": "n", "steps": 3, "width": 64, "height": 32, "seed": 1, "n": 2,
         "guidance": 4.5, "sampler": "s", "scheduler": "k", "style": "t",
-        "loras": [{"name": "a", "weight": 0.5}, {"name": "b"}], "adjust": True,
+        "loras": [{"name": "a", "weight": 0.5}, {"name": "b"}], "tiling": True, "background": "opaque",
+        "adjust": True,
     }  # fmt: skip
     assert wish.params() == params
     assert Wish(**EACH_TASK["outpaint"]).params() == {"expand": {"left": 8, "down": 16}}

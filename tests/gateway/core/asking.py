@@ -36,6 +36,7 @@ MODEL: Final = Model(
     schedulers=("karras",),
     styles=("anime",),
     loras=("ink", "neon"),
+    backgrounds=("auto", "opaque"),
     controls=("canny", "depth"),
     max_controls=3,
     preprocessors=("auto", "none"),

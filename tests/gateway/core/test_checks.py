@@ -159,6 +159,7 @@ VALUES: dict[str, Any] = {
     "prompts": [WeightedPrompt("x")], "negative_prompt": "x", "width": 512, "height": 512, "steps": 20,
     "guidance": 7.0, "sampler": "euler", "scheduler": "karras", "n": 1, "strength": 0.5, "style": "anime",
     "loras": [], "expand": Expand(up=8), "scale": 2.0, "search": "x",
+    "tiling": False, "background": "auto",
 }  # fmt: skip
 
 

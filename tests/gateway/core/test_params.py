@@ -86,6 +86,8 @@ def test_kinds_of_control_are_no_other_roles() -> None:
         (b'{"scale": 0.5}', "invalid_param", "params.scale"),
         (b'{"scale": 8.5}', "invalid_param", "params.scale"),
         (b'{"search": ""}', "invalid_param", "params.search"),
+        (b'{"tiling": 1}', "invalid_param", "params.tiling"),
+        (b'{"background": "white"}', "invalid_param", "params.background"),
         (b'{"adjust": 1}', "invalid_param", "params.adjust"),
         (b'{"cfg_scale": 7}', "invalid_param", "params.cfg_scale"),
         (b"[]", "invalid_param", "params"),
@@ -109,12 +111,14 @@ def test_params_at_their_limit_pass() -> None:
 def test_params_are_typed() -> None:
     """Lists and objects inside come out as what they are, with their defaults."""
     raw = b"""{"prompts": [{"text": "a fox"}, {"text": "fog", "weight": -1}], "loras": [{"name": "ink"}],
-        "expand": {"left": 8}, "scale": 4, "adjust": true}"""
+        "expand": {"left": 8}, "scale": 4, "tiling": true, "background": "opaque", "adjust": true}"""
     assert decode_params(raw) == Params(
         prompts=[WeightedPrompt("a fox", 1.0), WeightedPrompt("fog", -1.0)],
         loras=[Lora("ink", 1.0)],
         expand=Expand(left=8, right=0, up=0, down=0),
         scale=4.0,
+        tiling=True,
+        background="opaque",
         adjust=True,
     )
     assert decode_params(b"{}") == Params()

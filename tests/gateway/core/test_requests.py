@@ -220,6 +220,8 @@ MAYBE_PARAMS = some.fixed_dictionaries(
         "scale": some.floats(1, 8),
         "loras": some.lists(some.builds(Lora, some.sampled_from(["ink", "neon", "oil"])), max_size=3),
         "expand": some.builds(Expand, left=some.integers(0, 400), down=some.integers(0, 400)),
+        "tiling": some.booleans(),
+        "background": some.sampled_from(["auto", "opaque", "transparent"]),
     },
 )
 IMAGES = some.lists(some.sampled_from([INIT, MASK, CANNY, DEPTH, REFERENCE]), max_size=3)
@@ -237,6 +239,7 @@ def assert_within_bounds(request: Request) -> None:
     assert request.scheduler in (None, *MODEL.schedulers)
     assert request.style in (None, *MODEL.styles)
     assert {lora.name for lora in request.loras} <= set(MODEL.loras)
+    assert request.background in MODEL.backgrounds
     assert 0 <= request.guidance <= 100
 
 

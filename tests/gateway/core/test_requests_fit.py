@@ -94,6 +94,7 @@ def test_refusal_names_the_field(code: str, path: str, task: str, asked: dict[st
 def test_refusal_says_what_is_allowed() -> None:
     """A list of names, or bounds."""
     assert refused(sampler="x").details["allowed"] == ["euler", "ddim"]
+    assert refused(background="transparent").details["allowed"] == ["auto", "opaque"]
     assert refused(steps=1).details["allowed"] == "integer >= 2 <= 50"
     assert refused(model=LISTED, width=1024).details["allowed"] == ["512x512", "768x512", "512x768"]
 
@@ -126,6 +127,11 @@ def test_refusal_says_what_is_allowed() -> None:
                 Note("scheduler_fallback", "the model has no scheduler of that name; it takes its own"),
                 Note("style_fallback", "the model has no style of that name; it takes its own"),
             ],
+        ),
+        (
+            {"background": "transparent"},
+            {"background": "auto"},
+            [Note("background_fallback", "the model has no background of that name; it takes its own")],
         ),
         ({"steps": 50, "n": 4, "width": 512, "sampler": "euler", "style": "anime"}, {"steps": 50, "n": 4}, []),
         ({}, {"steps": 20, "n": 1, "width": 512, "height": 512}, []),

@@ -25,6 +25,7 @@ def test_fingerprint_covers_every_field_of_which_the_picture_is_made() -> None:
         "task": "x", "model": "x", "prompt": "x", "negative_prompt": "x", "width": 1, "height": 1, "steps": 1,
         "guidance": 1.0, "seed": 1, "n": 9, "strength": 0.1, "sampler": "x", "scheduler": "x", "style": "x",
         "inputs": (), "prompts": (WeightedPrompt("x"),), "loras": (Lora("x"),), "expand": Expand(up=1), "search": "x",
+        "tiling": True, "background": "x",
     }  # fmt: skip
     assert set(Request.__struct_fields__) == {*changed, "notes", "alternatives"}
     prints = {fingerprint(structs.replace(request, **{name: value})) for name, value in changed.items()}
@@ -42,7 +43,10 @@ def test_fingerprint_leaves_out_what_the_picture_does_not_depend_on(fields: dict
 
 def test_fingerprint_is_the_same_however_it_was_asked_for() -> None:
     """A default that is written out, one that is not, and one that was come to are one picture."""
-    plain, written = made(seed=1), made(seed=1, steps=20, n=1, guidance=7, width=512, negative_prompt="")
+    plain, written = (
+        made(seed=1),
+        made(seed=1, steps=20, n=1, guidance=7, width=512, negative_prompt="", tiling=False, background="auto"),
+    )
     assert fingerprint(plain) == fingerprint(written)
     assert len(fingerprint(plain)) == len(hashlib.sha256().hexdigest())
     whole = replace(MODEL, default_guidance=7)

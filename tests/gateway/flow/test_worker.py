@@ -191,7 +191,7 @@ async def test_call_that_is_always_refused_fails_for_nothing(tmp_path: Path) -> 
 
 @patiently
 async def test_lost_call_that_costs_nothing_begins_a_new_attempt(tmp_path: Path) -> None:
-    """A painter died: a second `started`, steps begin again, delivered images stay."""
+    """A painting process died: a second `started`, steps begin again, delivered images stay."""
     upstream = ScriptedUpstream(paints(), paints(last_words=LOST), images_per_call=1)
     async with open_studio(tmp_path, upstream) as studio:
         log = await studio.run(n=2)
@@ -203,7 +203,7 @@ async def test_lost_call_that_costs_nothing_begins_a_new_attempt(tmp_path: Path)
 
 @patiently
 async def test_work_is_begun_three_times_at_most(tmp_path: Path) -> None:
-    """A job that kills its painter does not do so for ever."""
+    """A job that kills its process does not do so for ever."""
     upstream = ScriptedUpstream(*[paints(last_words=LOST)] * 9)
     async with open_studio(tmp_path, upstream, max_tries=8) as studio:
         log = await studio.run()

@@ -97,6 +97,18 @@ async def test_prompt_carries_weights_loras_and_style(standin: StandIn) -> None:
     assert pixel(made[0]) == colour_of(7, words_of(sent["prompt"], "(fog:1.5)", ["sketch"]))
 
 
+async def test_tiling_is_asked_for_where_it_is_wished() -> None:
+    """By the field that the server has for it, and by none where it is not."""
+    async with StandIn(flavour="a1111", service_time=0) as standin, adapter(standin.url) as upstream:
+        await images(upstream, order(upstream, tiling=True))
+        assert body(standin, "txt2img")["tiling"] is True
+        await images(upstream, order(upstream, "img2img", {"init": flat(INIT)}, tiling=True))
+        assert body(standin, "img2img")["tiling"] is True
+        await images(upstream, order(upstream, tiling=False))
+    assert "tiling" not in body(standin, "txt2img")
+    assert all(call.unknown_fields == () for call in standin.log if call.operation in ("txt2img", "img2img"))
+
+
 @pytest.mark.parametrize("strength", [0.0, 0.25, 0.65, 1.0])
 async def test_strength_points_the_right_way(standin: StandIn, strength: float) -> None:
     """0 keeps the init image's pixels, 1 ignores them."""

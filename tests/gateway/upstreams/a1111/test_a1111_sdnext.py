@@ -22,7 +22,6 @@ from tests.gateway.upstreams.a1111.server import (
     StandIn,
     adapter,
     asked_for,
-    body,
     fault,
     flat,
     images,
@@ -97,14 +96,16 @@ async def test_job_edits_pictures(sdnext: StandIn, strength: float) -> None:
 
 
 async def test_what_jobs_cannot_do_goes_to_the_first_api(sdnext: StandIn) -> None:
-    """Noise under a mask, schedulers, control images and enlarging are asked for there."""
+    """Noise under a mask, schedulers, tiling, control images and enlarging are asked for there."""
     async with adapter(sdnext.url) as upstream:
         await images(upstream, order(upstream, scheduler="karras"))
         await images(upstream, order(upstream, "outpaint", {"init": flat("red")}, expand={"left": 8}))
         await images(upstream, order(upstream, "upscale", {"init": flat("red")}))
+        await images(upstream, order(upstream, tiling=True, steps=2))
         assert asked_for(sdnext, "jobs") == 0
         assert await lost(upstream, order(upstream), None) is Outcome.GONE
-    assert body(sdnext, "txt2img")["scheduler"] == "karras"
+    scheduled, tiled = (one.json for one in sdnext.requests if one.call.operation == "txt2img")
+    assert (scheduled["scheduler"], tiled["tiling"], "tiling" in scheduled) == ("karras", True, False)
 
 
 @pytest.mark.parametrize("trouble", [Refuse(403), Cut(0), Cut(2), Cut(4), Stall(3)])

@@ -1,10 +1,15 @@
 """Workflows of the operator's own as models."""
 
+import random
 from typing import Any
 
 import pytest
 
+from gateway.core.params import Params
 from gateway.core.reports import ImageMade, Outcome
+from gateway.core.requests import normalise
+from gateway.ports import CallOrder
+from gateway.upstreams.comfyui.graph import Library
 from gateway.upstreams.comfyui.template import Template, TemplateError
 from load.upstreams.comfyui import colour
 from tests.gateway.upstreams.comfyui.vendor import (
@@ -69,6 +74,18 @@ async def test_template_is_a_model_with_the_params_of_its_slots() -> None:
         assert graph["7"]["inputs"]["filename_prefix"].startswith("safelight/")
     assert opened(told).size == (72, 64)
     assert opened(told).getpixel((0, 0)) == colour(7, "oil painting, a {{seed}}", "fog")
+
+
+def test_template_passes_tiling_on() -> None:
+    """What a workflow makes of it is its own affair; the slot holds true or false."""
+    graph = workflow(n9=node("SeamlessTile", model=["1", 0], tiling="{{tiling}}"))
+    template = Template.parse("wall", graph)
+    model = template.model("easel", Library())
+    assert "tiling" in model.params
+    for tiling in (True, False):
+        request = normalise("txt2img", Params(prompt="x", tiling=tiling), (), model, random.Random(1))
+        filled = template.fill(CallOrder("c", model, request, 1, 1), Library(), {}, "p")
+        assert filled["9"]["inputs"]["tiling"] is tiling
 
 
 async def test_template_takes_pictures() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from gateway.core.images import measure
 from gateway.core.params import WeightedPrompt
 from gateway.core.reports import ImageMade, Outcome, PreviewMade, UpstreamFault, WorkBegun
 from gateway.ports import Upstream
@@ -110,6 +111,18 @@ async def test_retired_models_are_asked_for_inline_pictures(standin: StandIn) ->
         assert len(await images(upstream, order(upstream, "dall-e-2", count=10))) == 10
     assert [call.fields["response_format"] for call in standin.log] == ["b64_json"] * 3
     assert [call.fields.get("style") for call in standin.log] == ["vivid", "natural", None]
+
+
+async def test_background_goes_along_where_it_is_wished(standin: StandIn) -> None:
+    """5.2: a transparent picture has an alpha channel, also one that is edited; `auto` is the vendor's own default."""
+    async with adapter(standin.url) as upstream:
+        (made,) = await images(upstream, order(upstream, GPT, background="transparent"))
+        edited = order(upstream, GPT, "img2img", background="transparent", inputs={"init": flat("red")})
+        (changed,) = await images(upstream, edited)
+        for background in ("opaque", "auto"):
+            await images(upstream, order(upstream, "gpt-image-2", background=background))
+    assert [measure(one.picture.content).has_alpha for one in (made, changed)] == [True, True]
+    assert [call.fields.get("background") for call in standin.log] == ["transparent", "transparent", "opaque", None]
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,9 @@ def test_vendors_models_tell_what_they_can_do() -> None:
     assert (gpt.id, gpt.upstream, gpt.vendor_model, gpt.price_micros, gpt.billed) == (GPT, "main", GPT, 40_000, True)
     assert (gpt.progress, gpt.previews, gpt.cancel, gpt.images_per_call, gpt.max_n) == ("estimated", True, "no", 10, 10)
     assert sorted(gpt.tasks) == ["img2img", "inpaint", "reference", "txt2img"]
-    assert sorted(gpt.params) == ["height", "n", "negative_prompt", "prompt", "width"]
+    assert sorted(gpt.params) == ["background", "height", "n", "negative_prompt", "prompt", "width"]
+    assert (gpt.backgrounds, free.backgrounds) == (("auto", "opaque", "transparent"), ("auto", "opaque"))
+    assert not {"background"} & (dall3.params | dall2.params)
     assert (gpt.steps, gpt.default_steps, gpt.max_prompt, gpt.max_references) == ((3, 3), 3, 32_000, 8)
     assert (sorted(dall3.tasks), dall3.styles, dall3.images_per_call) == (["txt2img"], ("vivid", "natural"), 1)
     assert (dall3.max_prompt, dall3.previews, dall3.steps, "style" in dall3.params) == (4000, False, (1, 1), True)
@@ -91,7 +93,7 @@ def test_self_hosted_models_are_free_and_have_a_seed() -> None:
             1,
         )
         assert {"seed", "steps"} <= model.params
-        assert "guidance" not in model.params
+        assert not {"guidance", "background"} & model.params
         assert (model.default_steps, model.default_size) == (
             DIALECTS[dialect].default_steps,
             DIALECTS[dialect].default_size,
@@ -104,6 +106,15 @@ def test_self_hosted_models_are_free_and_have_a_seed() -> None:
         True,
         4.0,
     )
+
+
+@pytest.mark.parametrize("name", [one.id for one in ALL if one.family == "gpt"])
+def test_transparent_is_offered_where_the_vendor_makes_it(name: str) -> None:
+    """5.2: not by gpt-image-2 in all its dates, and never as JPEG, which has no alpha channel."""
+    can = next(one.transparent for one in ALL if one.id == name)
+    for one, expected in ((ImageModel(), can), (ImageModel(fields={"output_format": "jpeg"}), False)):
+        (model,) = made(models={name: one}).models
+        assert ("transparent" in model.backgrounds) is expected
 
 
 def test_settings_change_what_is_offered() -> None:

@@ -1,0 +1,1 @@
+"""From a request to pixels: the canvas, the steps, and the enlargement."""

@@ -1,0 +1,1 @@
+"""From words to sketches: icons found, dyed and placed on sheets."""

@@ -1,0 +1,1 @@
+"""Reading a prompt: what things, colours, counts and places its words name."""

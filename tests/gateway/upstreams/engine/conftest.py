@@ -1,0 +1,3 @@
+from tests.gateway.upstreams.engine.talk import engine
+
+__all__ = ["engine"]
