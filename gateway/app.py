@@ -345,7 +345,7 @@ async def _lines(
     supervisor: Supervisor,
 ) -> Lines:
     """Return an upstream's lines, one for each account."""
-    if isinstance(settings, config.Engine):
+    if isinstance(settings, config.Embedded):
         gated = [Line(one, account, Gate(clock=clock), settings.processes) for account, one in accounts.items()]
     else:
         gated = [

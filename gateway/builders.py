@@ -7,6 +7,8 @@ from gateway import config
 from gateway.ports import Upstream
 from gateway.upstreams.a1111 import A1111, Checkpoint
 from gateway.upstreams.comfyui import ComfyUI
+from gateway.upstreams.diffusers import Diffusers, Setup
+from gateway.upstreams.diffusers import Terms as DiffusersTerms
 from gateway.upstreams.engine import Engine
 from gateway.upstreams.openai_images import ImageModel, OpenAIImages
 from gateway.upstreams.sdcpp import SdCpp, Terms
@@ -21,13 +23,41 @@ ONLY_ACCOUNT: Final = "default"
 def accounts_of(name: str, settings: config.Upstream) -> dict[str, Upstream]:
     """Return the accounts of the upstream of that configured name, by theirs; none is open yet."""
     make = BUILDERS[type(settings)]
-    if isinstance(settings, config.Engine):
+    if isinstance(settings, config.Embedded):
         return {ONLY_ACCOUNT: make(name, settings, "")}
     return {one.name: make(name, settings, one.key()) for one in settings.credentials}
 
 
 def _engine(name: str, settings: config.Engine, _api_key: str) -> Upstream:
     return Engine(name=name, processes=settings.processes)
+
+
+def _diffusers(name: str, settings: config.Diffusers, _api_key: str) -> Upstream:
+    return Diffusers(
+        name=name,
+        setup=Setup(
+            model=settings.model,
+            revision=settings.revision,
+            variant=settings.variant,
+            device=settings.device,
+            dtype=settings.dtype,
+            offload=settings.offload,
+            previews=settings.previews,
+            tiny_decoder=settings.tiny_decoder,
+            loras=settings.loras,
+            controlnets=settings.controls,
+            download=settings.download,
+            safety_checker=settings.safety_checker,
+            memory_bytes=settings.max_memory_bytes,
+        ),
+        terms=DiffusersTerms(
+            model=settings.name or "",
+            max_pixels=settings.max_pixels,
+            steps=settings.steps,
+            guidance=settings.guidance,
+        ),
+        processes=settings.processes,
+    )
 
 
 def _stability_v1(name: str, settings: config.StabilityV1, api_key: str) -> Upstream:
@@ -115,6 +145,7 @@ def _sdcpp(name: str, settings: config.SdCpp, api_key: str) -> Upstream:
 
 BUILDERS: Final[Mapping[type, Callable[[str, Any, str], Upstream]]] = {
     config.Engine: _engine,
+    config.Diffusers: _diffusers,
     config.ComfyUI: _comfyui,
     config.SdCpp: _sdcpp,
     config.A1111: _a1111,

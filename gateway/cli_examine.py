@@ -119,8 +119,8 @@ def in_words(fault: UpstreamFault, settings: config.Upstream) -> str:
 
 
 def _advice(fault: UpstreamFault, settings: config.Upstream) -> str:
-    if isinstance(settings, config.Engine):
-        return "Try again."
+    if isinstance(settings, config.Embedded):
+        return "Then try again."
     if fault.credential:
         return "See whether `api_key_env` or `api_key_file` names the right key."
     if fault.locked_out:
@@ -132,6 +132,6 @@ def _advice(fault: UpstreamFault, settings: config.Upstream) -> str:
 
 
 def _look_at(settings: config.Upstream) -> str:
-    if isinstance(settings, config.Engine):
+    if isinstance(settings, config.Embedded):
         return "try again"
     return f"see whether {settings.base_url} is the address of a {settings.kind} server"

@@ -1,10 +1,12 @@
-"""Engines of the system that some tests need: which there are, which are missing, how to install them.
+"""Engines that some tests need, of the system or of Python: which there are, which are missing, how to install them.
 
 A test names its engine with a marker of the same name. Without the engine it is skipped, or fails where
 SAFELIGHT_REQUIRE names the engine or says `all`. `python -m tests.engines --install` installs what is missing
-of those that a test names, where it may: as root, with apt-get.
+of those that a test names, where it may: programs as root, with apt-get; modules into the virtual environment that
+runs the tests, from a lock file. Those that only deep tests name are installed for a deep run, or where required.
 """
 
+import importlib.util
 import os
 import re
 import shutil
@@ -14,21 +16,32 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.depth import DEEP
+
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """A program, or some that belong together, which tests start."""
+    """A program, or some that belong together, which tests start; or modules that those programs import."""
 
     name: str
-    programs: tuple[tuple[str, ...], ...]
+    programs: tuple[tuple[str, ...], ...] = ()
     """One of each group must be on the PATH."""
-    packages: tuple[str, ...]
+    packages: tuple[str, ...] = ()
     """What apt-get installs it from."""
+    modules: tuple[str, ...] = ()
+    """Each must be there to be imported."""
+    lock: str = ""
+    """The lock file from which modules are installed."""
+    is_deep: bool = False
+    """Whether only deep tests name it, so that an ordinary run does not spend the time."""
 
     def is_missing(self) -> bool:
-        return not all(any(map(shutil.which, group)) for group in self.programs)
+        has_programs = all(any(map(shutil.which, group)) for group in self.programs)
+        return not has_programs or any(importlib.util.find_spec(name) is None for name in self.modules)
 
     def install_command(self) -> str:
+        if self.lock:
+            return f"pip install --require-hashes -r {self.lock}"
         return f"apt-get install --no-install-recommends {' '.join(self.packages)}"
 
 
@@ -40,6 +53,12 @@ ENGINES = {
         Engine("mono", (("mcs",), ("mono",)), ("mono-mcs", "mono-runtime")),
         Engine("node", (("node",),), ("nodejs",)),
         Engine("clang", (("clang++",),), ("clang",)),
+        Engine(
+            "diffusers",
+            modules=("accelerate", "diffusers", "peft", "torch", "transformers"),
+            lock="requirements-diffusers.lock",
+            is_deep=True,
+        ),
     )
 }
 
@@ -62,9 +81,15 @@ def named_in(tests: Path) -> list[Engine]:
 
 def install(engines: Iterable[Engine]) -> None:
     """Install what is missing, or say how; whether that matters is for the tests to decide."""
+    wanted = required(os.environ.get("SAFELIGHT_REQUIRE", ""))
+    engines = [engine for engine in engines if DEEP or not engine.is_deep or engine.name in wanted]
     missing = [engine for engine in engines if engine.is_missing()]
     for engine in missing:
         print(f"engine {engine.name} is missing; it comes with: {engine.install_command()}", flush=True)
+    for engine in missing:
+        if engine.lock:
+            _install_modules(engine)
+    missing = [engine for engine in missing if engine.packages]
     if not missing or os.geteuid() != 0 or shutil.which("apt-get") is None:
         return
     apt = ["apt-get", "-qq", "-o", "DPkg::Lock::Timeout=120"]
@@ -79,6 +104,20 @@ def install(engines: Iterable[Engine]) -> None:
             check=False,
         )
         print(f"engine {engine.name} {'could not be' if engine.is_missing() else 'is'} installed", flush=True)
+
+
+def _install_modules(engine: Engine) -> None:
+    """Install from the lock file: by uv, or by pip, which may reach what uv cannot."""
+    places = os.environ.get("PIP_FIND_LINKS", "")
+    environment = os.environ | ({"UV_FIND_LINKS": places.replace(" ", ",")} if places else {})
+    what = ["install", "--quiet", "--require-hashes", "-r", engine.lock]
+    uv = [str(Path(sys.executable).parent / "uv"), "pip", *what, "--python", sys.executable]
+    pip = [sys.executable, "-m", "pip", *what, "--no-compile", "--disable-pip-version-check"]
+    for command in (uv, pip):
+        if subprocess.run(command, env=environment, check=False).returncode == 0:
+            break
+    importlib.invalidate_caches()
+    print(f"engine {engine.name} {'could not be' if engine.is_missing() else 'is'} installed", flush=True)
 
 
 if __name__ == "__main__":

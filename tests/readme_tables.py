@@ -45,8 +45,8 @@ def _facts(one: config.Setting) -> str:
 def _kinds(kinds: tuple[str, ...]) -> str:
     """Name the kinds, or those that are missing where that is shorter."""
     missing = [kind for kind in KINDS if kind not in kinds]
-    if len(missing) < 2:
-        return f"all but {missing[0]}" if missing else "all"
+    if len(missing) < 3:
+        return f"all but {', '.join(missing)}" if missing else "all"
     return ", ".join(kinds)
 
 

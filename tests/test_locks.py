@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-LOCKS = ("requirements.lock", "requirements-dev.lock", "requirements-bootstrap.lock")
+LOCKS = ("requirements.lock", "requirements-dev.lock", "requirements-diffusers.lock", "requirements-bootstrap.lock")
 
 
 def entries(name: str) -> dict[str, str]:
@@ -32,3 +32,10 @@ def test_lock_holds_no_address(name: str) -> None:
 def test_development_lock_contains_runtime_lock() -> None:
     """Both kinds of set-up share one environment, so they agree on every version."""
     assert entries("requirements.lock").items() <= entries("requirements-dev.lock").items()
+
+
+def test_lock_of_diffusers_agrees_with_the_development_lock() -> None:
+    """It is installed on top of it, so what both have is of one version."""
+    theirs, ours = (set(entries(f"requirements-{name}.lock")) for name in ("diffusers", "dev"))
+    names = {one.partition("==")[0] for one in ours}
+    assert {one for one in theirs if one.partition("==")[0] in names} <= ours

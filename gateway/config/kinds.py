@@ -13,12 +13,15 @@ from gateway.config.upstreams import (
     STABILITY_V1_ENGINES,
     STABILITY_V2BETA_PRICES,
     ComfyUI,
+    Diffusers,
+    Embedded,
     HttpUpstream,
     OpenAIImages,
     StabilityV1,
     StabilityV2Beta,
 )
 from gateway.config.values import shown
+from gateway.core.params import CONTROLS
 
 _API_FORMAT: Final = "a file that ComfyUI exported in its API format"
 
@@ -27,6 +30,22 @@ def completed(upstream: HttpUpstream, table: Table) -> HttpUpstream:
     """Return an upstream with what its files hold, after noting what is wrong with it."""
     complete = _KINDS.get(type(upstream))
     return upstream if complete is None else complete(upstream, table)
+
+
+def checked(upstream: Embedded, table: Table) -> Embedded:
+    """Return an upstream of the gateway's own, after noting what is wrong with it."""
+    if isinstance(upstream, Diffusers):
+        _diffusers(upstream, table)
+    return upstream
+
+
+def _diffusers(upstream: Diffusers, table: Table) -> None:
+    if "model" not in table.node:
+        table.fault("has no model", "`model` with a folder in diffusers' format, or a name on the hub")
+    if upstream.previews == "tiny" and upstream.tiny_decoder is None and not table.concerns("tiny_decoder"):
+        table.fault("is tiny without a decoder", "`tiny_decoder` with its folder, or another", "previews")
+    for kind in sorted(upstream.controls.keys() - set(CONTROLS)):
+        table.fault(f"has {shown(kind)}", ", ".join(CONTROLS), "controls")
 
 
 def _stability_v1(upstream: StabilityV1, table: Table) -> StabilityV1:

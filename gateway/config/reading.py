@@ -17,12 +17,12 @@ from gateway.config.faults import ConfigFaults, Faults, Table
 from gateway.config.fields import SettingPath
 from gateway.config.given import Given, Node, place
 from gateway.config.keys import read_credentials
-from gateway.config.kinds import completed
+from gateway.config.kinds import checked, completed
 from gateway.config.routes import read_models
 from gateway.config.sections import Sections
 from gateway.config.settings import Config, only_the_engine
 from gateway.config.sources import given_in
-from gateway.config.upstreams import KINDS, Engine, Upstream
+from gateway.config.upstreams import KINDS, HttpUpstream, Upstream
 from gateway.config.values import dotted, shown
 
 # Pairs of settings of which the first must not be larger.
@@ -131,7 +131,7 @@ class _Reading:
             table.fault(f"is {shown(kind.value)}", allowed, "kind")
             return None
         upstream = self._sections.build(section, table.node, table.path)
-        if isinstance(upstream, Engine):
-            return upstream
+        if not isinstance(upstream, HttpUpstream):
+            return checked(upstream, table)
         credentials = read_credentials(upstream, table, self._environ)
         return dataclasses.replace(completed(upstream, table), credentials=credentials)

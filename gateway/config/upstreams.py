@@ -102,6 +102,55 @@ class Engine:
 
 
 @dataclass(frozen=True, slots=True)
+class Diffusers:
+    """A model that diffusers runs, in a process of its own on this machine."""
+
+    kind: Literal["diffusers"] = "diffusers"
+    """A pipeline of Hugging Face's diffusers."""
+    model: Text = "model"
+    """Folder of the model in diffusers' format, or its name on the hub."""
+    name: ModelName | None = None
+    """Name to offer the model under; unset: the last part of `model`."""
+    download: bool = False
+    """Fetch from the hub what is not on this machine, often gigabytes."""
+    revision: Text | None = None
+    """Branch, tag or commit on the hub; unset: its newest."""
+    variant: Text | None = None
+    """Which of the folder's files to take, such as `fp16`; unset: the plain ones."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to compute; `auto` takes a GPU if there is one."""
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    """Numbers to compute with; `auto` takes float32 on the CPU, else 16 bits."""
+    offload: Literal["none", "model", "sequential"] = "none"
+    """Keep in the GPU's memory only the model that works, or only the layer: slower, for small GPUs."""
+    processes: Annotated[int, Meta(ge=1, le=16)] = 1
+    """Processes, each with the whole model, painting one picture at a time."""
+    loras: Annotated[
+        Mapping[Text, Text], Meta(description="a table of names, each with a path or a name on the hub")
+    ] = field(default_factory=dict)
+    """LoRAs to offer."""
+    controls: Annotated[
+        Mapping[Text, Text],
+        Meta(description="a table of kinds of control images, each with a folder or a name on the hub"),
+    ] = field(default_factory=dict)
+    """ControlNets by what they are for, such as `canny`."""
+    previews: Literal["linear", "tiny", "none"] = "linear"
+    """How partial pictures are made: as a mix of the latents' channels, by a small decoder, or not at all."""
+    tiny_decoder: Text | None = None
+    """Folder, or name on the hub, of the small decoder (TAESD or its like) for `previews`."""
+    safety_checker: bool = True
+    """Use the checker that comes with some models, which blackens pictures."""
+    max_pixels: Annotated[int, Meta(ge=4096, le=16_777_216)] = 2_097_152
+    """Pixels of the largest picture to ask for."""
+    steps: Annotated[int, Meta(ge=1, le=150)] | None = None
+    """Steps where a request tells none; unset: as the pipeline."""
+    guidance: Annotated[float, Meta(ge=0, le=100)] | None = None
+    """Guidance where a request tells none; unset: as the pipeline."""
+    max_memory_bytes: Annotated[int, Meta(ge=2**30, le=LARGEST)] | None = None
+    """Bytes of address space for a process that computes on the CPU, so that not the whole machine runs out."""
+
+
+@dataclass(frozen=True, slots=True)
 class Credential:
     """One account with a vendor."""
 
@@ -290,9 +339,12 @@ class SdCpp(HttpUpstream):
     """Pixels of the largest picture to ask for: the server itself refuses nothing."""
 
 
-Upstream = Engine | HttpUpstream
-KINDS: Final[Mapping[str, type[Engine] | type[HttpUpstream]]] = {
+Embedded = Engine | Diffusers
+"""Those that work in processes of the gateway's own."""
+Upstream = Embedded | HttpUpstream
+KINDS: Final[Mapping[str, type[Embedded] | type[HttpUpstream]]] = {
     "engine": Engine,
+    "diffusers": Diffusers,
     "comfyui": ComfyUI,
     "a1111": A1111,
     "sdcpp": SdCpp,

@@ -172,6 +172,11 @@ class Process(Generic[Told]):
             return False
         return True
 
+    def call_off(self) -> None:
+        """Cancel the open order if there is one, without waiting for its end; `settle` does that."""
+        if self._open is not None and self.alive:
+            self._in.write(self._trade.cancel(self._open))
+
     def hang_up(self) -> None:
         """End the process's input, upon which it ends itself."""
         self._in.close()

@@ -15,8 +15,6 @@ from tests.end_to_end.records import Record, client
 from tests.end_to_end.vendors.vendor import Vendor
 from tests.gateway.parts import migrated
 
-PATIENCE_SECONDS = 20.0
-
 
 class Bench:
     """See the module."""
@@ -47,7 +45,7 @@ class Bench:
     async def end(self, job: Job, record: Record | None = None) -> Any:
         """Wait for a job's end and return it, after checking all that was told of the job."""
         record = record or self.record
-        async with asyncio.timeout(PATIENCE_SECONDS):
+        async with asyncio.timeout(self.vendor.patience_seconds):
             async for _ in job:
                 pass
         record.check(job.id)
@@ -81,7 +79,7 @@ async def bench(vendor: Vendor, folder: Path, **how: Any) -> AsyncIterator[Bench
         vendor.open(**how),
         gateway_here(folder, upstreams=vendor.adapters, **{**quick, **settings}) as running,
     ):
-        await asyncio.wait_for(_offered(running, vendor.adapter), PATIENCE_SECONDS)
+        await asyncio.wait_for(_offered(running, vendor.adapter), vendor.patience_seconds)
         yield Bench(vendor, running)
 
 

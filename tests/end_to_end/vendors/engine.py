@@ -15,6 +15,7 @@ class EngineVendor(Vendor):
     params: Mapping[str, Any] = {"prompt": "a harbour", "width": 64, "height": 64, "steps": 4, "seed": 7}
     impossible = frozenset(Trouble)
     restarts = True
+    is_always_there = True
 
     @contextlib.asynccontextmanager
     async def open(self, **how: Any) -> AsyncIterator[None]:

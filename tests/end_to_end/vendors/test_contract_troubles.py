@@ -10,15 +10,15 @@ import pytest
 from protocol.messages import Accepted, Canceled, Completed, Failed, Notice, Started
 from protocol.replica_effects import ImageBytes
 from tests.end_to_end.vendors.bench import Bench, bench
-from tests.end_to_end.vendors.kinds import ALL, CORE, EVERY, VENDORS
+from tests.end_to_end.vendors.kinds import CORE, EVERY, TRIED, VENDORS, needs
 from tests.end_to_end.vendors.vendor import LOST, MENDED, Trouble, Vendor
 
 CORE_TROUBLES = (Trouble.RUNTIME_ERROR,)
 TROUBLES = pytest.mark.parametrize(
     "kind,trouble",
     [
-        pytest.param(kind, trouble, id=f"{kind.name}-{trouble.name.lower()}")
-        for kind in ALL
+        pytest.param(kind, trouble, id=f"{kind.name}-{trouble.name.lower()}", marks=needs(kind))
+        for kind in TRIED
         for trouble in (Trouble if kind in VENDORS else CORE_TROUBLES)
         if trouble not in kind.impossible
     ],
@@ -161,7 +161,7 @@ async def test_server_that_is_killed_in_mid_run_and_returns(kind: type[Vendor], 
 async def test_server_that_is_not_there_is_waited_for(kind: type[Vendor], tmp_path: Path) -> None:
     """Nothing was sent, so it is tried again; in the end it is told that the model cannot be had."""
     vendor = kind()
-    if not kind.restarts or kind.name == "engine":
+    if not kind.restarts or kind.is_always_there:
         pytest.skip(f"{kind.name} is always there, or its stand-in cannot go")
     async with bench(vendor, tmp_path) as one, one.client() as client:
         await vendor.kill()

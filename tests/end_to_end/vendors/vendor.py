@@ -60,6 +60,12 @@ class Vendor(abc.ABC):
     """Whether lost work that makes a picture of words can be found again."""
     restarts: ClassVar[bool] = False
     """Whether the stand-in can be killed and started again."""
+    is_always_there: ClassVar[bool] = False
+    """Whether there is no server that could be missing."""
+    patience_seconds: ClassVar[float] = 20.0
+    """How long anything may take that is waited for."""
+    engines: ClassVar[tuple[str, ...]] = ()
+    """What it needs, as `tests.engines` calls it."""
     adapters: list[Upstream]
 
     @property
