@@ -19,11 +19,10 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from gateway import blobs, config
-from gateway.builders import ONLY_ACCOUNT, accounts_of
+from gateway.builders import ONLY_ACCOUNT, accounts_of, issuer_of
 from gateway.clock import SystemClock
 from gateway.core.eta import PastRuns
 from gateway.core.routing import Standing
-from gateway.core.signing import Signer, SigningKey
 from gateway.edges.events import Streams
 from gateway.edges.links import TenantLinks
 from gateway.edges.routes import build_app
@@ -36,6 +35,7 @@ from gateway.flow.catalog import Catalog, Way
 from gateway.flow.dispatch import Dispatch
 from gateway.flow.feeds import Feeds
 from gateway.flow.gate import Gate, GateFacts
+from gateway.flow.issuers import Issuers
 from gateway.flow.lines import Line, Lines
 from gateway.flow.node import Node
 from gateway.flow.pictures import Pictures
@@ -43,18 +43,19 @@ from gateway.flow.sessions import Promises, Sessions
 from gateway.flow.supervise import Supervisor
 from gateway.flow.sweeper import Sweeper
 from gateway.flow.teller import kind_of
+from gateway.flow.tokens import new_signing_keys
 from gateway.imaging import PillowTranscoder
+from gateway.keysets import HttpKeySets
 from gateway.ledger import SqlLedger, open_ledger
 from gateway.ledger.sql import LedgerBusy
 from gateway.live.local import LocalTickets
 from gateway.observe import logs
 from gateway.observe.metrics import PrometheusMeter
-from gateway.ports import Clock, Upstream
+from gateway.ports import Clock, KeySets, Upstream
 from protocol.messages import Canceler, Limits
 from protocol.session import Timing
 
 """The account's name where there is no key, and where a test gives the upstream."""
-SIGNING_KEY_YEARS: Final = 10
 RUNS_REMEMBERED: Final = 500
 """How many of an upstream's past runs a start reads, for estimates."""
 UNSENT_LOW_WATER: Final = 32_768
@@ -97,7 +98,9 @@ async def running(
         ledger = await stack.enter_async_context(open_ledger(settings.data.folder))
         transcoder = PillowTranscoder()
         stack.callback(transcoder.close)
-        access = await _access(ledger, clock)
+        key_sets = HttpKeySets({name: one.jwks_url for name, one in settings.issuers.items()}, clock)
+        stack.push_async_callback(key_sets.close)
+        access = await _access(ledger, clock, settings.issuers, key_sets)
         limits = _limits(settings.limits)
         pictures = Pictures(
             ledger.assets,
@@ -300,7 +303,7 @@ class Server(uvicorn.Server):
 
 
 def uvicorn_config(app: ASGIApp, *, backlog: int, high_water: int) -> uvicorn.Config:
-    """Return how uvicorn runs the gateway: our protocols, no deflate, no clocks and no logs of its own."""
+    """Return how uvicorn runs the gateway: our protocols, no deflate, no clocks (the guard's is ours), no logs."""
     return uvicorn.Config(
         app,
         http=BoundedHttp,
@@ -312,6 +315,7 @@ def uvicorn_config(app: ASGIApp, *, backlog: int, high_water: int) -> uvicorn.Co
         ws_ping_interval=None,
         ws_per_message_deflate=False,
         server_header=False,
+        date_header=False,
         proxy_headers=False,
         backlog=backlog,
         timeout_graceful_shutdown=5,
@@ -395,12 +399,13 @@ def _limit_of(limit: config.Window | config.Bucket | None) -> dict[str, Any]:
     return {"rate": limit.bucket_per_s, "burst": limit.burst, **shared}
 
 
-async def _access(ledger: SqlLedger, clock: Clock) -> Access:
+async def _access(ledger: SqlLedger, clock: Clock, named: Mapping[str, config.Issuer], key_sets: KeySets) -> Access:
     """Return the access checks on the ledger's own epoch and keys, made with the ledger and never afresh."""
     now = clock.time_ms()
-    first = SigningKey(secrets.token_hex(4), secrets.token_bytes(32), now + SIGNING_KEY_YEARS * 31_536_000_000)
-    epoch = await ledger.accounts.found(secrets.token_hex(8), first)
-    return Access(ledger.accounts, LocalTickets(), Signer(await ledger.accounts.signing_keys(now)), clock, epoch)
+    epoch = await ledger.accounts.found(secrets.token_hex(8), new_signing_keys(now))
+    keys = await ledger.accounts.signing_keys(now)
+    issuers = Issuers([issuer_of(name, one) for name, one in named.items()], key_sets, ledger.accounts, clock)
+    return Access(ledger.accounts, LocalTickets(), keys, clock, epoch, issuers=issuers)
 
 
 def _limits(settings: config.Limits) -> Limits:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from gateway import config
+from gateway.core.issuers import Issuer
 from gateway.ports import Upstream
 from gateway.upstreams.a1111 import A1111, Checkpoint
 from gateway.upstreams.comfyui import ComfyUI
@@ -140,6 +141,21 @@ def _sdcpp(name: str, settings: config.SdCpp, api_key: str) -> Upstream:
         timeout_seconds=settings.timeout_ms / 1000,
         connect_timeout_seconds=settings.connect_timeout_ms / 1000,
         poll_seconds=settings.poll_ms / 1000,
+    )
+
+
+def issuer_of(name: str, settings: config.Issuer) -> Issuer:
+    """Return what is believed of a foreign issuer's tokens."""
+    return Issuer(
+        name=name,
+        tenant=settings.tenant,
+        issuer=settings.issuer,
+        audience=settings.audience,
+        algorithms=settings.algorithms,
+        subject_claim=settings.subject_claim,
+        scope_claim=settings.scope_claim,
+        scopes=settings.scopes,
+        leeway_ms=settings.leeway_ms,
     )
 
 

@@ -162,6 +162,44 @@ def key_revoke(key_id: str, config_path: Path | None, data: Path | None) -> None
     click.echo(f"Key {key_id} is revoked.")
 
 
+@key.command("revoke-tokens")
+@click.argument("key_id", metavar="ID")
+@config_option
+@_data_option
+def key_revoke_tokens(key_id: str, config_path: Path | None, data: Path | None) -> None:
+    """Revoke every token that was made with a key, by the key's id; the key itself stays valid."""
+    folder = _existing_folder(config_path, data)
+    if not _with_accounts(folder, lambda accounts: accounts.revoke_tokens(key_id)):
+        leave(REFUSED, f"there is no key {key_id} in {folder}; see: safelight key list")
+    click.echo(f"The tokens of key {key_id} are revoked; a running gateway refuses them within 2 seconds.")
+
+
+@key.command("rotate-signing")
+@click.option(
+    "--grace",
+    "grace_hours",
+    type=click.FloatRange(min=0, max=8760),
+    default=24.0,
+    show_default=True,
+    metavar="HOURS",
+    help="How long what the old keys signed goes on counting; 0 if they may have been stolen.",
+)
+@config_option
+@_data_option
+def key_rotate_signing(grace_hours: float, config_path: Path | None, data: Path | None) -> None:
+    """Make new keys for signing tokens, grants, addresses and sessions; a running gateway takes them up.
+
+    After the grace, whoever holds something of the old keys gets it anew; sessions begin anew, and their jobs go on.
+    """
+    folder = _existing_folder(config_path, data)
+
+    from gateway.cli_keys import rotate_signing  # noqa: PLC0415
+    from gateway.clock import SystemClock  # noqa: PLC0415
+
+    until_ms = _with_accounts(folder, lambda accounts: rotate_signing(accounts, SystemClock(), grace_hours))
+    click.echo(f"New signing keys are made; what the old ones signed counts until {_moment(until_ms)}.")
+
+
 async def _found_dev_key(folder: Path) -> "DevKey":
     """See to the key of a fresh data folder before the gateway takes the folder for itself."""
     from gateway.cli_keys import ensure_dev_key  # noqa: PLC0415

@@ -47,6 +47,16 @@ async def add_key(accounts: Accounts, clock: Clock, tenant: str, label: str, key
     return record, is_new_tenant
 
 
+async def rotate_signing(accounts: Accounts, clock: Clock, grace_hours: float) -> int:
+    """Make new signing keys; return until when the old ones count, in milliseconds since 1970."""
+    from gateway.flow.tokens import new_signing_keys  # noqa: PLC0415 - no other command signs
+
+    now_ms = clock.time_ms()
+    until_ms = now_ms + int(grace_hours * 3_600_000)
+    await accounts.rotate_signing(new_signing_keys(now_ms), until_ms)
+    return until_ms
+
+
 async def ensure_dev_key(accounts: Accounts, folder: Path, clock: Clock, draw: Callable[[], str] = make_key) -> DevKey:
     """See to it that a fresh data folder has a tenant and a key; do nothing where the ledger has any key.
 

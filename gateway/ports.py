@@ -18,6 +18,7 @@ from gateway.core.records import (
     Identity,
     JobRecord,
     KeyRecord,
+    KeyStanding,
     NewCall,
     NewJob,
     Plan,
@@ -26,6 +27,7 @@ from gateway.core.records import (
     Submitted,
 )
 from gateway.core.reports import Picture, Report
+from gateway.core.scopes import UNRESTRICTED, Restriction
 from gateway.core.signing import SigningKey
 from protocol.ladder import Rung
 from protocol.messages import Canceler, Numbered
@@ -234,9 +236,18 @@ class Sessions(Protocol):
         ...
 
     async def resume(
-        self, session: str, tenant: str, subject: str, now_ms: int, expires_ms: int
+        self,
+        session: str,
+        tenant: str,
+        subject: str,
+        now_ms: int,
+        expires_ms: int,
+        restriction: Restriction = UNRESTRICTED,
     ) -> SessionRecord | None:
-        """Raise the session's generation and return it; `None` if it is unknown, over or somebody else's."""
+        """Raise the session's generation and return it; `None` if it is unknown, over or somebody else's.
+
+        `restriction` narrows the session for good, besides what narrowed it before.
+        """
         ...
 
     async def renew(self, held: Sequence[tuple[str, int]], expires_ms: int) -> set[str]:
@@ -253,14 +264,18 @@ class Sessions(Protocol):
 
 
 class Accounts(Protocol):
-    """Tenants, keys, signing keys, the epoch and lock-outs."""
+    """Tenants, keys, what was revoked of them, signing keys, the epoch and lock-outs."""
 
-    async def found(self, epoch: str, signing_key: SigningKey) -> str:
-        """Keep an epoch and a signing key if the ledger is new; returns the epoch that it has."""
+    async def found(self, epoch: str, keys: Sequence[SigningKey]) -> str:
+        """Keep an epoch and signing keys if the ledger is new; returns the epoch that it has."""
         ...
 
     async def signing_keys(self, now_ms: int) -> list[SigningKey]:
         """Return the keys that still count."""
+        ...
+
+    async def rotate_signing(self, keys: Sequence[SigningKey], until_ms: int) -> int:
+        """Keep new signing keys, and let the older ones count until `until_ms` at most; returns how many these are."""
         ...
 
     async def add_tenant(self, tenant: str, plan: Plan, now_ms: int) -> bool:
@@ -275,8 +290,24 @@ class Accounts(Protocol):
         """Return the key of that digest with its tenant's plan, revoked or not."""
         ...
 
-    async def key_by_id(self, key: str) -> tuple[KeyRecord, Plan] | None:
-        """Return the key of that id with its tenant's plan, revoked or not."""
+    async def plan(self, tenant: str) -> Plan | None:
+        """Return a tenant's plan; `None` if there is no such tenant."""
+        ...
+
+    async def standing(self, key: str, now_ms: int) -> KeyStanding | None:
+        """Return all that decides whether the tokens of the key of that id count, from one moment."""
+        ...
+
+    async def revoke_token(self, key: str, jti: str, expires_ms: int, now_ms: int, limit: int) -> bool:
+        """Revoke one token of a key until it ends by itself; `False` if the key has `limit` revoked ones already."""
+        ...
+
+    async def revoke_tokens(self, key: str) -> bool:
+        """Revoke every token that was made with a key, by raising its epoch; `False` if there is no such key."""
+        ...
+
+    async def forget_tokens(self, now_ms: int) -> int:
+        """Forget revoked tokens that have ended by themselves; returns how many."""
         ...
 
     async def keys(self) -> list[KeyRecord]:
@@ -361,6 +392,21 @@ class Tickets(Protocol):
     def take(self, ticket: str, now_ms: int) -> Identity | None:
         """Return whom a ticket stands for and forget it, in one step."""
         ...
+
+
+class KeySets(Protocol):
+    """The public keys of foreign issuers, by the issuers' configured names."""
+
+    async def keys(self, issuer: str, key: str | None) -> Sequence[Mapping[str, object]]:
+        """Return the issuer's JWKs (RFC 7517), asked for anew where they are old or have none with the `kid` `key`.
+
+        Made-up names do not make it ask again and again. Raises `KeysUnreachable` where there are none to go by.
+        """
+        ...
+
+
+class KeysUnreachable(Exception):
+    """An issuer's keys cannot be fetched, and none are left from before."""
 
 
 class Transcoder(Protocol):

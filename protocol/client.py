@@ -14,7 +14,7 @@ import asyncio
 import random
 import weakref
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Final, Literal, Self
@@ -25,6 +25,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketExce
 from websockets.typing import Subprotocol
 
 from protocol.client_inputs import format_of, given, stream_url
+from protocol.client_token import TokenSource, tokens_of
 from protocol.feed import Feed
 from protocol.ids import UploadId
 from protocol.messages import (
@@ -61,7 +62,7 @@ from protocol.replica_effects import (
 from protocol.replica_states import State
 from protocol.streams import Job, Stream
 
-TokenSource = Callable[[], Awaitable[str]]
+_UNAUTHORIZED: Final = 4502
 _FRAME_SLACK: Final = 1024
 _CLOSE_SECONDS: Final = 2.0
 _LEAVE_SECONDS: Final = 5.0
@@ -74,8 +75,11 @@ class Client:
 
     Entering waits for the first `synced`, at most `patience` seconds (`None`: for ever), then raises `TimeoutError`.
     Everything that waits raises `Closed` when the server forbids to come back. Leaving says `bye`, which ends the
-    session: jobs submitted with `on_disconnect="cancel"` are canceled. `token` may be a function that gets a fresh one
-    for each connection. `hook` is called with every event, also `Disconnected` and `Resumed`.
+    session: jobs submitted with `on_disconnect="cancel"` are canceled. `hook` is called with every event, also
+    `Disconnected` and `Resumed`.
+
+    `token` is a token or an API key, or a function that gets a fresh one for each connection. An `api_key` is exchanged
+    for a token of a day, which is renewed in time; a token that was refused is got anew once.
     """
 
     def __init__(
@@ -83,6 +87,7 @@ class Client:
         url: str,
         *,
         token: str | TokenSource | None = None,
+        api_key: str | None = None,
         token_in_hello: bool = False,
         agent: str = "safelight-python",
         previews: Previews | None = None,
@@ -95,7 +100,9 @@ class Client:
         chance: random.Random | None = None,
     ) -> None:
         self._url = stream_url(url)
-        self._token = token
+        self._tokens = tokens_of(url, token, api_key)
+        self._was_refused = False
+        """The token of the last connection was, so that another refusal is the end."""
         self._token_in_hello = token_in_hello
         self._max_size = max_message + _FRAME_SLACK
         self._max_queued = max_queued
@@ -262,6 +269,7 @@ class Client:
     def _deliver(self, deliver: Deliver) -> None:
         event = deliver.event
         if isinstance(event, Resumed):
+            self._was_refused = False
             self._settled.set()
         if isinstance(event, Disconnected):
             self._last_reason = f"{event.code} {event.reason}".rstrip()
@@ -373,8 +381,8 @@ class Client:
             self._end(error.exceptions[0] if isinstance(error, ExceptionGroup) else error)
 
     async def _connect_once(self) -> None:
-        token = await self._token() if callable(self._token) else self._token
         try:
+            token = await self._tokens.get()
             async with self._socket(token) as socket:
                 await self._converse(socket, token)
         except InvalidStatus as refusal:
@@ -440,6 +448,9 @@ class Client:
                 await self._mail.wait()
 
     def _disconnected(self, code: int, reason: str) -> None:
+        if code == _UNAUTHORIZED and not self._was_refused and self._tokens.refused():
+            # Revoked, or its key was rotated away: the next one may do. The session is resumed with it.
+            self._was_refused, code = True, ABNORMAL
         self._perform(self._replica.disconnected(code, _now(), reason))
 
     def _deadline(self) -> float | None:

@@ -36,7 +36,7 @@ WITH_LOOPS = (
 )
 PURE_TESTS = ("tests/protocol", "tests/gateway/core")
 PURE = "protocol/*,gateway/core/*"
-IMPURE = "protocol/client.py,protocol/clients/*"
+IMPURE = "protocol/client.py,protocol/client_token.py,protocol/clients/*"
 
 
 @dataclass(frozen=True, slots=True)

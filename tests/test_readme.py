@@ -7,7 +7,11 @@ from click.testing import CliRunner
 
 from gateway import config
 from gateway.cli import main
+from gateway.core.scopes import SCOPES
+from gateway.core.tokens import MESSAGES
 from tests.readme_tables import README, rendered
+
+CONTRACT = README.parent / "protocol" / "PROTOCOL.md"
 
 
 def test_tables_of_readme_are_those_of_the_code() -> None:
@@ -33,3 +37,12 @@ def test_settings_that_readme_shows_are_right(tmp_path: Path) -> None:
         path.write_text(text)
         keys = {name: f"sk-{name}" for name in re.findall(r'"([A-Z_]+_KEY[A-Z_]*)"', text)}
         assert config.load(path, keys).upstreams
+
+
+def test_contract_tells_every_scope_and_reason() -> None:
+    """The protocol's tables cannot be made of the gateway's, but they are the same."""
+    contract = CONTRACT.read_text()
+    for scope, allows in SCOPES.items():
+        assert f"| `{scope}` | {allows} |" in contract
+    for reason in MESSAGES:
+        assert f"`{reason}`" in contract

@@ -8,7 +8,19 @@ Everything stops at `app.py` and `builders.py`, which hand components plain argu
 from gateway.config.describe import Effective, Setting, describe
 from gateway.config.faults import ConfigFaults
 from gateway.config.reading import load, load_with_origins
-from gateway.config.settings import NOT_SETTINGS, Config, Data, Limits, Log, Model, Protocol, Route, Server, Work
+from gateway.config.settings import (
+    NOT_SETTINGS,
+    Config,
+    Data,
+    Issuer,
+    Limits,
+    Log,
+    Model,
+    Protocol,
+    Route,
+    Server,
+    Work,
+)
 from gateway.config.upstreams import (
     A1111,
     STABILITY_V1_ENGINES,
@@ -46,6 +58,7 @@ __all__ = [
     "Embedded",
     "Engine",
     "HttpUpstream",
+    "Issuer",
     "Limits",
     "Log",
     "Model",

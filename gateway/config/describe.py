@@ -12,7 +12,7 @@ from typing import Any
 
 from gateway.config import settings, upstreams
 from gateway.config.fields import SettingPath
-from gateway.config.settings import PREFIX, Config, Route
+from gateway.config.settings import PREFIX, Config, Issuer, Route
 from gateway.config.upstreams import KINDS, Breaker, Bucket, HttpUpstream, Window
 from gateway.config.values import dotted, takes, toml_text
 from gateway.core.secret import Secret
@@ -54,13 +54,15 @@ class Effective:
 
 
 def describe() -> list[Setting]:
-    """Return every setting, in the order of the sections, those of upstreams and of models last."""
+    """Return every setting, in the order of the sections, those that have names last."""
     rows = [row for name, hint in plain_sections().items() for row in _describe(hint, (name,))]
-    return [*rows, *_of_upstreams(), *_of_routes()]
+    named = [*_in_files(Route, ("models", "NAME", "routes[]")), *_in_files(Issuer, ("issuers", "NAME"))]
+    return [*rows, *_of_upstreams(), *named]
 
 
-def _of_routes() -> Iterator[Setting]:
-    for row in _describe(Route, ("models", "NAME", "routes[]")):
+def _in_files(section: type[Any], path: SettingPath) -> Iterator[Setting]:
+    """Yield the settings of a section that no variable can set."""
+    for row in _describe(section, path):
         yield dataclasses.replace(row, env="", default="" if row.default == '""' else row.default)
 
 

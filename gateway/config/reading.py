@@ -16,6 +16,7 @@ from gateway.config.describe import Effective, effective, plain_sections, settin
 from gateway.config.faults import ConfigFaults, Faults, Table
 from gateway.config.fields import SettingPath
 from gateway.config.given import Given, Node, place
+from gateway.config.issuers import read_issuers
 from gateway.config.keys import read_credentials
 from gateway.config.kinds import checked, completed
 from gateway.config.routes import read_models
@@ -87,7 +88,8 @@ class _Reading:
         # A route to an upstream that is wrong is no second fault.
         names = dict.fromkeys([*upstreams, *(told if isinstance(told, dict) else ())])
         models = read_models(given.get("models", {}), names, self._sections)
-        return Config(**plain, upstreams=upstreams, models=models)
+        issuers = read_issuers(given.get("issuers", {}), self._sections)
+        return Config(**plain, upstreams=upstreams, models=models, issuers=issuers)
 
     def check_orders(self, config: Config) -> None:
         for smaller, larger in _ORDERED:

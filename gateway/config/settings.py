@@ -23,11 +23,13 @@ from gateway.config.fields import (
     Text,
 )
 from gateway.config.upstreams import Engine, Upstream
+from gateway.core.algorithms import Algorithm
 from protocol import messages
 
 NOT_SETTINGS: Final = frozenset({"SAFELIGHT_API_KEY", "SAFELIGHT_URL", "SAFELIGHT_DEEP", "SAFELIGHT_REQUIRE"})
 """Variables with our prefix that belong to the command line's client and to the tests."""
 PREFIX: Final = "SAFELIGHT_"
+EndUserScope = Literal["generate", "read", "cancel", "assets", "grant"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +179,32 @@ class Model:
     """One or more, each to an upstream of its own."""
 
 
+@dataclass(frozen=True, slots=True)
+class Issuer:
+    """An identity provider (OpenID Connect) whose tokens stand for end users of a tenant."""
+
+    tenant: Text = ""
+    """Whose end users its tokens name; it must be given."""
+    issuer: Text = ""
+    """`iss` of its tokens, to the letter; it must be given."""
+    audience: Text = ""
+    """`aud` of tokens that are meant for this gateway; it must be given."""
+    jwks_url: Address = ""
+    """Address of its public keys, the `jwks_uri` of its discovery document, by https; it must be given."""
+    algorithms: Annotated[tuple[Algorithm, ...], Meta(min_length=1)] = ("RS256", "ES256", "EdDSA")
+    """Algorithms that its tokens may be signed with."""
+    subject_claim: Text = "sub"
+    """The claim that names the end user."""
+    scope_claim: Text | None = None
+    """The claim that narrows what the end user may do; unset: everything that an end user may."""
+    scopes: Annotated[Mapping[Text, EndUserScope], Meta(description="a table of words, each with a scope")] = field(
+        default_factory=dict
+    )
+    """What words of that claim mean here, besides the scopes' own names."""
+    leeway_ms: Annotated[int, Meta(ge=0, le=300_000)] = 30_000
+    """Milliseconds that its clock may be off."""
+
+
 def only_the_engine() -> Mapping[str, Upstream]:
     """Return what there is if no upstream is configured."""
     return {"engine": Engine()}
@@ -196,3 +224,5 @@ class Config:
     """By name; if none is configured there is one, `engine`."""
     models: Mapping[str, Model] = field(default_factory=dict)
     """By the name that clients ask for, besides those that the upstreams offer themselves."""
+    issuers: Mapping[str, Issuer] = field(default_factory=dict)
+    """By name; whose tokens are taken besides our own."""

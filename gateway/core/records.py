@@ -1,7 +1,7 @@
 """What the ledger gives and takes, as values. Times are milliseconds since 1970, money is millionths."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import msgspec
@@ -10,6 +10,7 @@ from msgspec import UnsetType
 from gateway.core.calls import Call, CallEvent
 from gateway.core.jobs import ENDED, State
 from gateway.core.normal import Request
+from gateway.core.scopes import ALL, UNRESTRICTED, Restriction, Scope, require
 from protocol.messages import Canceler, Image, ImageFormat, ImageReady, Notice, Numbered
 
 
@@ -31,10 +32,24 @@ class Identity:
     subject: str
     plan: Plan
     key: str
-    """The id of the API key behind the credential."""
-    scopes: frozenset[str] = frozenset()
-    """Empty = everything the account may do."""
+    """The id of the API key behind the credential; of a foreign issuer's token, `issuer:` and the issuer's name."""
+    scopes: frozenset[str] = ALL
+    """Empty = nothing at all."""
     expires_ms: int | None = None
+    token: str = ""
+    """The `jti` of the token that said so, by which it can be revoked."""
+    epoch: int = 0
+    """The token epoch of the key: tokens of an older one are revoked."""
+    restriction: Restriction = UNRESTRICTED
+
+    def require(self, scope: Scope) -> None:
+        """Raise `ClientFault` `forbidden` unless the credential has this scope."""
+        require(self.scopes, scope)
+
+    def narrowed(self, restriction: Restriction) -> "Identity":
+        """Return what a restriction leaves of the identity, besides its own."""
+        both = self.restriction.within(restriction)
+        return replace(self, scopes=both.scopes_of(self.scopes), restriction=both)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +61,17 @@ class KeyRecord:
     label: str
     created_ms: int
     revoked_ms: int | None = None
+    token_epoch: int = 0
+    """Raised to revoke all tokens that were made with the key."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyStanding:
+    """All that decides whether a key's tokens count: its row, its tenant's plan, and the `jti` of those revoked."""
+
+    record: KeyRecord
+    plan: Plan
+    revoked: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +82,7 @@ class SessionRecord:
     tenant: str
     subject: str
     generation: int
+    restriction: Restriction = UNRESTRICTED
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +109,8 @@ class NewJob:
     weight: float = 1.0
     max_jobs: int | None = None
     max_queue: int = 100_000
+    session_cost_micros: int | None = None
+    """The most that all jobs of the session may cost, this one included; `None` = no limit."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,9 @@
-"""Short signed texts: session tokens, access tokens, grants and asset addresses.
+"""Short signed texts: session tokens, grants and asset addresses. Tokens that say who asks are `tokens.py`'s.
 
 A signed text is `kind.key.payload.signature`: the kind is signed too, so a grant can never pass as a token. The
 payload is readable by whoever holds it; it carries names and times, never secrets. Keys are rows of the ledger and
-are never made afresh at start, so that what was signed yesterday still counts.
+are never made afresh at start, so that what was signed yesterday still counts. Each is for one algorithm: `mac` keys
+sign here, `ed25519` keys sign tokens.
 """
 
 import base64
@@ -11,11 +12,13 @@ import hashlib
 import hmac
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Final, Literal, TypeVar
 
 import msgspec
 
 T = TypeVar("T", bound=msgspec.Struct)
+KeyKind = Literal["mac", "ed25519"]
+KEY_KINDS: Final[tuple[KeyKind, ...]] = ("mac", "ed25519")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +27,9 @@ class SigningKey:
 
     id: str
     secret: bytes
+    """32 bytes: of a `mac` key the key itself, of an `ed25519` key the private key (RFC 8032, section 5.1.5)."""
     not_after_ms: int
+    kind: KeyKind = "mac"
 
     def __repr__(self) -> str:
         return f"SigningKey(id={self.id!r})"
@@ -35,9 +40,10 @@ class BadSignature(Exception):
 
 
 class Signer:
-    """Signs with the newest of its keys and checks with all of them."""
+    """Signs with the newest of the `mac` keys and checks with all of them."""
 
     def __init__(self, keys: Sequence[SigningKey]) -> None:
+        keys = [key for key in keys if key.kind == "mac"]
         assert keys, "a signer needs a key; the ledger makes one when it is made"
         self._newest = max(keys, key=lambda key: key.not_after_ms)
         self._keys = {key.id: key for key in keys}

@@ -36,7 +36,7 @@ class AssetRoutes:
 
     async def put(self, request: Request) -> Response:
         """Store the body as an input image."""
-        identity = await authenticate(request, self._node)
+        identity = await authenticate(request, self._node, "assets")
         if self._uploads >= MAX_UPLOADS:
             raise ClientFault("overloaded", "too many uploads at once", retry_after_ms=1000)
         self._uploads += 1
@@ -71,7 +71,7 @@ class AssetRoutes:
         signature = request.query_params.get("sig")
         if signature is not None and "authorization" not in request.headers:
             return self._node.access.check_asset(signature, asset)
-        return (await authenticate(request, self._node)).tenant
+        return (await authenticate(request, self._node, "assets")).tenant
 
     def _headers(self, record: AssetRecord) -> dict[str, str]:
         """What goes with a picture's bytes: they never change, but they are the account's and end with their time."""

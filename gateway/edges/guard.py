@@ -9,6 +9,7 @@ Whatever fails further in is told here as `internal`, with a reference that the 
 
 import random
 from collections.abc import Iterable
+from email.utils import formatdate
 from typing import Any, Final, Protocol
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -77,6 +78,7 @@ class Guard:
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         reference = scope["safelight.request"] = make_ulid(self._clock.time_ms(), self._chance)
+        scope["safelight.address"] = self._address(scope)
         origin = Headers(scope=scope).get("origin")
         listed = origin if origin is not None and origin.lower() in self._origins else None
         started = False
@@ -116,6 +118,8 @@ class Guard:
         for name, value in _SAFE.items():
             headers.setdefault(name, value)
         headers["x-request-id"] = reference
+        # From the clock that credentials are checked with (RFC 9110, section 6.6.1), so that a wrong one shows.
+        headers["date"] = formatdate(self._clock.time_ms() // 1000, usegmt=True)
         if "safelight.close" in scope:
             headers["connection"] = "close"
         if self._origins:
@@ -123,6 +127,12 @@ class Guard:
         if listed is not None:
             headers["access-control-allow-origin"] = listed
             headers["access-control-expose-headers"] = EXPOSED
+
+    def _address(self, scope: Scope) -> str:
+        """Return who asks: the other end of the socket, or whom the nearest proxy saw."""
+        told = Headers(scope=scope).getlist("x-forwarded-for") if self._trust_forwarded else []
+        seen = told[-1].rpartition(",")[2].strip() if told else ""
+        return seen or (scope["client"][0] if scope.get("client") else "")
 
     def _refuses(self, scope: Scope) -> bool:
         headers = Headers(scope=scope)

@@ -14,6 +14,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from gateway.core.records import Identity, JobRecord
+from gateway.core.scopes import Scope
+from gateway.core.tokens import refused
 from gateway.flow.access import Right
 from gateway.flow.node import Node
 from protocol.codec import decode_fields, error_body
@@ -25,6 +27,8 @@ T = TypeVar("T", bound=msgspec.Struct)
 STALLED_SECONDS: Final = 30.0
 LEAST_BYTES_PER_SECOND: Final = 1024
 """A body that comes drop by drop makes progress for ever; it must come at this rate besides."""
+SCOPES: Final[Mapping[Right, Scope]] = {"watch": "read", "cancel": "cancel"}
+"""What a credential needs where a grant needs a right."""
 _SHOWN: Final = frozenset(
     {"after", "format", "frame", "limit", "max_edge", "max_fps", "progress_max_hz", "quality", "state"}
 )
@@ -84,15 +88,19 @@ async def refuse_routing(request: Request, fault: Exception) -> Response:
 # --- who asks ---
 
 
-async def authenticate(request: Request, node: Node) -> Identity:
-    """Return who the request's bearer stands for. Raises `ClientFault` `unauthorized` or `token_expired`.
+async def authenticate(request: Request, node: Node, scope: Scope | None) -> Identity:
+    """Return who the request's bearer stands for, if it has the scope (`None`: whatever it has).
 
     Nothing else counts here: no cookie, so that no page can borrow a login, and no ticket, which opens sockets only.
+    Raises `ClientFault` `unauthorized` or `token_expired` (see `Access.identify`) and `forbidden`.
     """
     scheme, _, credential = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not credential.strip():
-        raise ClientFault("unauthorized", "send `Authorization: Bearer` with an API key or a token")
-    return await node.access.identify(credential.strip())
+        raise refused("missing", node.clock.time_ms())
+    identity = await node.access.identify(credential.strip())
+    if scope is not None:
+        identity.require(scope)
+    return identity
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,22 +116,25 @@ class Allowed:
         return self.grant is None
 
 
-async def own_job(request: Request, node: Node) -> JobRecord:
-    """Return the job of the path if it is the asker's own. Raises `ClientFault`, the same for unknown and others'."""
-    identity = await authenticate(request, node)
+async def own_job(request: Request, node: Node, scope: Scope) -> tuple[Identity, JobRecord]:
+    """Return who asks and the job of the path, if it is his own. Raises `ClientFault`, the same if it is another's."""
+    identity = await authenticate(request, node, scope)
     record = await _find(request, node)
     if record is None or not _owns(identity, record):
         raise _no_job()
-    return record
+    return identity, record
 
 
 async def allowed_job(request: Request, node: Node, right: Right) -> Allowed:
     """Return the job of the path if it is the asker's own, or `?sig=` is a grant of `right` to it."""
     grant = request.query_params.get("sig")
     has_bearer = "authorization" in request.headers
-    identity = await authenticate(request, node) if has_bearer or grant is None else None
+    scope = SCOPES[right]
+    identity = None
+    if has_bearer or grant is None:
+        identity = await authenticate(request, node, scope if grant is None else None)
     record = await _find(request, node)
-    if record is not None and identity is not None and _owns(identity, record):
+    if record is not None and identity is not None and _owns(identity, record) and scope in identity.scopes:
         return Allowed(record, None)
     if grant is None:
         raise _no_job()

@@ -60,14 +60,14 @@ class InfoRoutes:
 
     async def models(self, request: Request) -> Response:
         """List the models in the envelope that OpenAI's clients expect."""
-        await authenticate(request, self._node)
+        await authenticate(request, self._node, "read")
         gates = self._gates()
         told = [self._model(name, gates) for name in self._node.models]
         return answer({"object": "list", "data": told})
 
     async def model(self, request: Request) -> Response:
         """Tell one model."""
-        await authenticate(request, self._node)
+        await authenticate(request, self._node, "read")
         name = request.path_params["model"]
         if name not in self._node.models:
             raise ClientFault("model_not_found", "there is no such model", details={"path": "model"})
@@ -75,7 +75,7 @@ class InfoRoutes:
 
     async def limits(self, request: Request) -> Response:
         """Tell what `welcome` tells, what the account's plan allows, and how the upstreams stand."""
-        identity = await authenticate(request, self._node)
+        identity = await authenticate(request, self._node, "read")
         plan = msgspec.structs.asdict(identity.plan)
         promises = self._promises
         return answer(

@@ -13,6 +13,7 @@ from starlette.routing import Route
 from gateway.core.jobs import State
 from gateway.core.records import JobRecord, images_of
 from gateway.edges.http import (
+    SCOPES,
     allowed_job,
     answer,
     authenticate,
@@ -23,8 +24,9 @@ from gateway.edges.http import (
     read_query,
 )
 from gateway.edges.links import TenantLinks
-from gateway.flow.access import TOKEN_MAX_MS, Right
+from gateway.flow.access import Right
 from gateway.flow.node import Node
+from gateway.flow.tokens import TOKEN_MAX_MS
 from protocol.codec import decode_client, decode_fields
 from protocol.errors import ClientFault, ConnectionFault
 from protocol.header import HEADER_SIZE, parse
@@ -127,7 +129,7 @@ class JobRoutes:
 
     async def submit(self, request: Request) -> Response:
         """Make a job, or tell the one that the ref has: 202 for a new one, 200 for a duplicate."""
-        identity = await authenticate(request, self._node)
+        identity = await authenticate(request, self._node, "generate")
         submit = await self._read_submit(request)
         made = await self._node.admission.submit(identity, submit, {}, None)
         links, now = self._links(identity.tenant), self._node.clock.time_ms()
@@ -136,7 +138,7 @@ class JobRoutes:
 
     async def page(self, request: Request) -> Response:
         """List the subject's own jobs, newest first."""
-        identity = await authenticate(request, self._node)
+        identity = await authenticate(request, self._node, "read")
         query = read_query(request, ListQuery)
         after = None if query.after is UNSET else query.after
         pages = [
@@ -155,7 +157,7 @@ class JobRoutes:
 
     async def view(self, request: Request) -> Response:
         """Tell what the job's log comes to."""
-        record = await own_job(request, self._node)
+        _, record = await own_job(request, self._node, "read")
         found = await self._node.jobs.log(record.id)
         if found is None:
             raise ClientFault("job_not_found", "there is no such job", details={"path": "job"})
@@ -173,9 +175,11 @@ class JobRoutes:
 
     async def grant(self, request: Request) -> Response:
         """Give rights to the job to whoever holds the text."""
-        record = await own_job(request, self._node)
+        identity, record = await own_job(request, self._node, "grant")
         wanted = await read_fields(request, NewGrant, MAX_GRANT_BODY)
         rights: list[Right] = sorted(set(wanted.rights))
+        for right in rights:  # nobody gives what he does not have, not to himself either
+            identity.require(SCOPES[right])
         ttl_ms = min(wanted.ttl_ms, TOKEN_MAX_MS)
         grant = self._node.access.make_grant(record.id, rights, ttl_ms)
         events_url = self._links(record.tenant).events_by(record.id, grant) if "watch" in rights else UNSET

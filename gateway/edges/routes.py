@@ -13,6 +13,7 @@ from starlette.types import ASGIApp
 
 from gateway.core.routing import Health
 from gateway.edges.assets import AssetRoutes
+from gateway.edges.auth import AuthRoutes
 from gateway.edges.events import EventRoutes, Streams
 from gateway.edges.guard import Guard, Log
 from gateway.edges.http import internal, refusal, refuse_client, refuse_routing
@@ -49,6 +50,7 @@ def build_app(
     exceptions of adapters that mean `overloaded`.
     """
     edges = (
+        AuthRoutes(node),
         TicketRoutes(node),
         AssetRoutes(node),
         JobRoutes(node, public_url, chance),

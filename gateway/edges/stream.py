@@ -11,6 +11,7 @@ from urllib.parse import parse_qs
 
 from gateway.core.records import Identity
 from gateway.edges.socket import WireProtocol
+from gateway.flow.access import CLOSES as CREDENTIAL_CLOSES
 from gateway.flow.connection import Connection
 from gateway.flow.node import Node
 from protocol.errors import CLOSES, ClientFault
@@ -22,7 +23,6 @@ Send = Callable[[Message], Awaitable[None]]
 
 MESSAGES_AT_ONCE: Final = 8
 """A client may have sent a thousand before anybody looked; after so many the others have their turn."""
-_REFUSALS: Final = {"unauthorized": "unauthorized", "token_expired": "unauthorized", "forbidden": "forbidden"}
 
 
 class Stream:
@@ -43,7 +43,7 @@ class Stream:
         try:
             identity = await self._identify(scope)
         except ClientFault as fault:
-            _close(wire, _REFUSALS[fault.code])
+            _close(wire, CREDENTIAL_CLOSES[fault.code])
             return
         except TicketInvalid:
             _close(wire, "ticket_invalid")
@@ -65,7 +65,7 @@ class Stream:
         if tickets is None:
             return None
         identity = self._node.access.take_ticket(tickets[0])
-        if identity is None:
+        if identity is None or not await self._node.access.stands(identity):
             raise TicketInvalid
         return identity
 

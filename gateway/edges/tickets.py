@@ -1,4 +1,7 @@
-"""`/v1/tickets` and `/v1/tokens`: short-lived credentials for those who must not hold a lasting one."""
+"""`/v1/tickets` and `/v1/tokens`: short-lived credentials for those who must not hold a lasting one.
+
+Both only narrow what the asker has. Whose they are, only who has the scope `admin` may choose.
+"""
 
 from typing import Annotated, Final
 
@@ -7,23 +10,33 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from gateway.core.records import Identity
+from gateway.core.scopes import END_USER, Restriction, named
 from gateway.edges.http import answer, authenticate, read_fields
-from gateway.flow.access import TOKEN_MAX_MS
 from gateway.flow.node import Node
-from protocol.errors import ClientFault
 
 TOKEN_MS: Final = 3_600_000
-MAX_BODY: Final = 4096
-SCOPES: Final[tuple[str, ...]] = ()
-"""No edge knows a scope yet; a token that named one would allow all the same, so every name is refused."""
+MAX_BODY: Final = 16_384
+Subject = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.@:-]{1,128}(?![\s\S])")]
+Scopes = Annotated[list[str], Meta(min_length=1, max_length=32)]
+ModelName = Annotated[str, Meta(min_length=1, max_length=128)]
 
 
 class NewToken(Struct, frozen=True):
     """The body of `POST /v1/tokens`."""
 
-    subject: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.@:-]{1,128}(?![\s\S])")] | UnsetType = UNSET
+    subject: Subject | UnsetType = UNSET
     ttl_ms: Annotated[int, Meta(ge=1, lt=2**53)] = TOKEN_MS
-    scopes: Annotated[list[str], Meta(max_length=32)] = []
+    scopes: Scopes | UnsetType = UNSET
+
+
+class NewTicket(Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of `POST /v1/tickets`. A misspelt restriction would restrict nothing, so it is refused."""
+
+    subject: Subject | UnsetType = UNSET
+    scopes: Scopes | UnsetType = UNSET
+    models: Annotated[list[ModelName], Meta(min_length=1, max_length=64)] | UnsetType = UNSET
+    max_cost_micros: Annotated[int, Meta(ge=0, lt=2**53)] | UnsetType = UNSET
 
 
 class TicketRoutes:
@@ -40,19 +53,32 @@ class TicketRoutes:
         ]
 
     async def ticket(self, request: Request) -> Response:
-        """Give a ticket for one WebSocket connection."""
-        issued = self._node.access.make_ticket(await authenticate(request, self._node))
+        """Give a ticket for one WebSocket connection, with what the body leaves of the bearer's rights."""
+        identity = await authenticate(request, self._node, None)
+        wanted = await read_fields(request, NewTicket, MAX_BODY)
+        subject = None if wanted.subject is UNSET else _subject(identity, wanted.subject)
+        scopes = None if wanted.scopes is UNSET else tuple(sorted(named(wanted.scopes, identity.scopes & END_USER)))
+        restriction = Restriction(
+            scopes=scopes,
+            models=None if wanted.models is UNSET else tuple(dict.fromkeys(wanted.models)),
+            max_cost_micros=None if wanted.max_cost_micros is UNSET else wanted.max_cost_micros,
+        )
+        issued = self._node.access.make_ticket(identity, subject, restriction)
         return answer({"ticket": issued.ticket, "expires_in_ms": issued.expires_in_ms})
 
     async def token(self, request: Request) -> Response:
         """Give a token for an end user of the account; `ttl_ms` over a day is a day."""
-        identity = await authenticate(request, self._node)
-        if identity.expires_ms is not None:
-            raise ClientFault("forbidden", "tokens are given for API keys only")
+        identity = await authenticate(request, self._node, "admin")
         wanted = await read_fields(request, NewToken, MAX_BODY)
-        if set(wanted.scopes) - set(SCOPES):
-            details = {"path": "scopes", "allowed": list(SCOPES)}
-            raise ClientFault("invalid_param", "there is no such scope", details=details)
         subject = identity.subject if wanted.subject is UNSET else wanted.subject
-        token, ttl_ms = self._node.access.make_token(identity, subject, min(wanted.ttl_ms, TOKEN_MAX_MS), wanted.scopes)
+        allowed = identity.scopes & END_USER
+        scopes = allowed if wanted.scopes is UNSET else named(wanted.scopes, allowed)
+        token, ttl_ms = self._node.access.make_token(identity, subject, wanted.ttl_ms, scopes)
         return answer({"token": token, "expires_in_ms": ttl_ms})
+
+
+def _subject(identity: Identity, subject: str) -> str:
+    """Return the subject that a ticket is for. Raises `ClientFault` if it is not the asker's to choose."""
+    if subject != identity.subject:
+        identity.require("admin")
+    return subject

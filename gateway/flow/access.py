@@ -1,36 +1,43 @@
 """Who is asking, and what they may have: keys, tokens, tickets, grants, session tokens and signed addresses.
 
 Everything signed is signed with the ledger's keys and carries its kind, so that no text passes as another. Only
-tickets are kept (in the live plane, while unused); what is lost there is refused, never reused.
+tickets are kept (in the live plane, while unused); what is lost there is refused, never reused. Tokens are
+`tokens.py`'s and `issuers.py`'s; here stands which of them is asked.
 """
 
 import secrets
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Final, Literal, TypeVar
 
 import msgspec
 from msgspec import Struct
 
 from gateway.core.records import Identity
-from gateway.core.signing import BadSignature, Signer, digest
+from gateway.core.scopes import END_USER, UNRESTRICTED, Restriction
+from gateway.core.signing import BadSignature, Signer, SigningKey, digest
+from gateway.core.tokens import ISSUER, BadToken, look, refused
+from gateway.flow.issuers import KEY_PREFIX as ISSUER_PREFIX
+from gateway.flow.issuers import Issuers
+from gateway.flow.tokens import TOKEN_MAX_MS, Tokens
 from gateway.ports import Accounts, Clock, Tickets
 from protocol.errors import ClientFault
 from protocol.tail import URL_STEP_MS
 
 KEY_PREFIX: Final = "sk-sl-"
-TOKEN_MAX_MS: Final = 86_400_000
+MAX_KEY_CHARS: Final = 256
 TICKET_MS: Final = 30_000
 ASSET_URL_MS: Final = 3_600_000
 EVENTS_URL_MS: Final = 86_400_000
+CLOSES: Final = {
+    "unauthorized": "unauthorized",
+    "token_expired": "unauthorized",
+    "forbidden": "forbidden",
+    "overloaded": "overloaded",
+}
+"""How a connection ends whose credential is refused with each code."""
 _T = TypeVar("_T", bound=Struct)
 Right = Literal["watch", "cancel"]
-
-
-class _Token(Struct, frozen=True):
-    k: str
-    s: str
-    e: int
-    c: list[str] = []
 
 
 class ResumeToken(Struct, frozen=True):
@@ -68,35 +75,77 @@ class IssuedTicket:
 class Access:
     """Checks and makes credentials."""
 
-    def __init__(self, accounts: Accounts, tickets: Tickets, signer: Signer, clock: Clock, epoch: str) -> None:
+    def __init__(
+        self,
+        accounts: Accounts,
+        tickets: Tickets,
+        keys: Sequence[SigningKey],
+        clock: Clock,
+        epoch: str,
+        *,
+        issuers: Issuers | None = None,
+        fresh_seconds: float = 2.0,
+    ) -> None:
         self._accounts = accounts
         self._tickets = tickets
-        self._signer = signer
+        self._signer = Signer(keys)
         self._clock = clock
+        self._issuers = issuers
+        self.tokens = Tokens(accounts, keys, clock, fresh_seconds=fresh_seconds)
         self.epoch = epoch
 
     async def identify(self, credential: str) -> Identity:
-        """Return who an API key or a token stands for. Raises `ClientFault` `unauthorized` or `token_expired`."""
-        if credential.startswith(KEY_PREFIX):
-            return await self._by_key(credential)
-        token = self._check("t1", credential, _Token)
-        if token.e <= self._clock.time_ms():
-            raise ClientFault("token_expired", "the token's time is over; get a new one")
-        found = await self._accounts.key_by_id(token.k)
-        if found is None or found[0].revoked_ms is not None:
-            raise ClientFault("unauthorized", "the key behind the token was revoked")
-        return Identity(found[0].tenant, token.s, found[1], token.k, frozenset(token.c), token.e)
+        """Return who an API key or a token stands for.
 
-    def make_token(self, identity: Identity, subject: str, ttl_ms: int, scopes: list[str]) -> tuple[str, int]:
+        Raises `ClientFault`: `unauthorized` or `token_expired` with the reason and the time here, and `overloaded`
+        while the keys of the token's issuer cannot be had.
+        """
+        try:
+            if credential.startswith(KEY_PREFIX):
+                return await self.by_key(credential)
+            token = look(credential)
+            if token.issuer == ISSUER or self._issuers is None:
+                return await self.tokens.check(token)
+            return await self._issuers.check(token)
+        except BadToken as bad:
+            raise refused(bad.reason, self._clock.time_ms()) from bad
+
+    async def by_key(self, key: str) -> Identity:
+        """Return who an API key stands for. Raises `BadToken`."""
+        known = len(key) <= MAX_KEY_CHARS and key.isprintable()
+        found = await self._accounts.key(digest(key)) if known else None
+        if found is None:
+            raise BadToken("unknown key")
+        if found[0].revoked_ms is not None:
+            raise BadToken("revoked")
+        return Identity(found[0].tenant, "", found[1], found[0].id, epoch=found[0].token_epoch)
+
+    async def stands(self, identity: Identity) -> bool:
+        """Whether the credential behind an identity still counts, as far as this gateway may revoke it."""
+        return identity.key.startswith(ISSUER_PREFIX) or await self.tokens.stands(identity)
+
+    async def refresh(self) -> None:
+        """Read the signing keys anew: another process may have made new ones."""
+        keys = await self.tokens.refresh()
+        self._signer = Signer(keys)
+
+    async def forget(self) -> None:
+        """Forget revoked tokens that have ended by themselves."""
+        await self._accounts.forget_tokens(self._clock.time_ms())
+
+    def make_token(
+        self, identity: Identity, subject: str, ttl_ms: int, scopes: frozenset[str] = END_USER
+    ) -> tuple[str, int]:
         """Return a token for an end user of the account and for how long it is good (at most 24 h)."""
-        now = self._clock.time_ms()
-        expires = min(now + min(ttl_ms, TOKEN_MAX_MS), identity.expires_ms or now + TOKEN_MAX_MS)
-        return self._signer.sign("t1", _Token(identity.key, subject, expires, scopes)), expires - now
+        return self.tokens.make(identity, subject, ttl_ms, scopes)
 
-    def make_ticket(self, identity: Identity) -> IssuedTicket:
-        """Return a ticket for one connection of this identity."""
+    def make_ticket(
+        self, identity: Identity, subject: str | None = None, restriction: Restriction = UNRESTRICTED
+    ) -> IssuedTicket:
+        """Return a ticket for one connection of this identity, or of an end user of its, or with less than it has."""
+        told = identity if subject is None else replace(identity, subject=subject, scopes=identity.scopes & END_USER)
         ticket = secrets.token_urlsafe(24)
-        self._tickets.keep(digest(ticket), identity, self._clock.time_ms() + TICKET_MS)
+        self._tickets.keep(digest(ticket), told.narrowed(restriction), self._clock.time_ms() + TICKET_MS)
         return IssuedTicket(ticket, TICKET_MS)
 
     def take_ticket(self, ticket: str) -> Identity | None:
@@ -146,14 +195,8 @@ class Access:
             raise ClientFault("expired", "the address is past its time; ask for the job again")
         return link.t
 
-    async def _by_key(self, key: str) -> Identity:
-        found = await self._accounts.key(digest(key))
-        if found is None or found[0].revoked_ms is not None:
-            raise ClientFault("unauthorized", "the API key is unknown or revoked")
-        return Identity(found[0].tenant, "", found[1], found[0].id)
-
     def _check(self, kind: str, text: str, payload: type[_T]) -> _T:
         try:
             return self._signer.check(kind, text, payload, self._clock.time_ms())
         except (BadSignature, msgspec.MsgspecError) as error:
-            raise ClientFault("unauthorized", "the credential is not valid") from error
+            raise refused("bad signature", self._clock.time_ms()) from error

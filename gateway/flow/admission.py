@@ -16,6 +16,7 @@ from gateway.core.params import Params, decode_params
 from gateway.core.records import Identity, JobRecord, NewJob, Submitted
 from gateway.core.requests import body_hash, fingerprint, normalise
 from gateway.core.routing import Route, Standing, ranked
+from gateway.core.scopes import Restriction
 from gateway.flow.catalog import Catalog
 from gateway.flow.feeds import Feeds
 from gateway.flow.pictures import Pictures
@@ -68,10 +69,11 @@ class Admission:
 
         `uploads` are the assets of the connection's uploads by id.
         """
+        identity.require("generate")
         self._check_rate(identity)
-        routes = self._routes(submit)
+        routes = self._routes(submit, identity.restriction)
         inputs = await self._inputs(identity, submit, uploads)
-        request, upstream, price = self._choose(submit, routes, decode_params(submit.params), inputs)
+        request, upstream, price = self._choose(submit, routes, decode_params(submit.params), inputs, identity)
         new = self._new_job(identity, submit, session, upstream, request, inputs, price)
         made = await self._ledger.jobs.submit(new)
         if not made.duplicate:
@@ -103,9 +105,12 @@ class Admission:
             message = f"this key may submit {rate:g} jobs a second"
             raise ClientFault("rate_limited", message, retry_after_ms=int(wait * 1000) + 1)
 
-    def _routes(self, submit: Submit) -> list[Route]:
-        """Return the routes of the model that was asked for, or of all that do the task."""
-        names = [submit.model] if submit.model is not UNSET else list(self._catalog)
+    def _routes(self, submit: Submit, restriction: Restriction) -> list[Route]:
+        """Return the routes of the model that was asked for, or of all that do the task and may be asked for."""
+        if submit.model is not UNSET:
+            restriction.check_model(submit.model)
+        named = [submit.model] if submit.model is not UNSET else self._catalog
+        names = [name for name in named if restriction.allows(name)]
         routes = [route for name in names for route in self._catalog.routes(name)]
         if not routes:
             raise ClientFault(
@@ -120,7 +125,12 @@ class Admission:
         return list(self._catalog.routes(fitting))
 
     def _choose(
-        self, submit: Submit, routes: Sequence[Route], params: Params, inputs: Sequence[InputImage]
+        self,
+        submit: Submit,
+        routes: Sequence[Route],
+        params: Params,
+        inputs: Sequence[InputImage],
+        identity: Identity,
     ) -> tuple[Request, str, int]:
         """Return the normal form for the best upstream that can do what is asked, and the most that it may cost."""
         able: dict[str, Request] = {}
@@ -128,7 +138,7 @@ class Admission:
         for route in routes:
             try:
                 request = normalise(submit.task, params, inputs, route.model, self._chance)
-                self._check_price(submit, route.model.price_of(request) * request.n)
+                self._check_price(submit, identity.restriction, route.model.price_of(request) * request.n)
             except ClientFault as fault:
                 refusals.append(fault)
             else:
@@ -169,7 +179,11 @@ class Admission:
             )
         return found
 
-    def _check_price(self, submit: Submit, price: int) -> None:
+    def _check_price(self, submit: Submit, restriction: Restriction, price: int) -> None:
+        most = restriction.max_cost_micros
+        if most is not None and price > most:  # what the session's other jobs left of it, the ledger knows
+            details = {"cost_max_micros": price, "session_max_cost_micros": most}
+            raise ClientFault("max_cost_exceeded", "the session's ticket does not cover the price", details=details)
         if submit.max_cost_micros is not UNSET and price > submit.max_cost_micros:
             raise ClientFault(
                 "max_cost_exceeded",
@@ -209,6 +223,7 @@ class Admission:
             weight=identity.plan.weight,
             max_jobs=min(identity.plan.max_jobs or self._limits.max_jobs, self._limits.max_jobs),
             max_queue=self._max_queue,
+            session_cost_micros=None if session is None else identity.restriction.max_cost_micros,
         )
 
 

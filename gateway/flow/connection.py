@@ -12,6 +12,8 @@ import msgspec
 from msgspec import UNSET
 
 from gateway.core.records import Identity, JobRecord, SessionRecord
+from gateway.core.scopes import Scope
+from gateway.flow.access import Right
 from gateway.flow.alarm import Alarm
 from gateway.flow.node import Node
 from gateway.flow.outlet import Outlet, Socket
@@ -139,6 +141,7 @@ class Connection:
     async def _store_upload(self, effect: StoreUpload) -> None:
         identity = self._known()
         try:
+            identity.require("assets")
             record = await self._node.pictures.store_input(identity.tenant, effect.upload.content)
         except ClientFault as fault:
             self.machine.upload_referenced(effect.upload.id)
@@ -174,10 +177,11 @@ class Connection:
     async def _open(self, effect: CheckHello) -> None:
         hello, sessions = effect.hello, self._node.sessions
         if self.identity is None:
-            self.identity = await sessions.identify(hello)
-        if self.identity is None:
-            self.close("unauthorized")
-            return
+            found = await sessions.identify(hello)
+            if isinstance(found, str):
+                self.close(found)
+                return
+            self.identity = found
         if sessions.draining:
             self.go_away("drain", sessions.retry_after_ms(), "going_away")
             return
@@ -186,6 +190,7 @@ class Connection:
             return
         opened = await sessions.open(self, hello)
         self.session = opened.session
+        self.identity = self.identity.narrowed(opened.session.restriction)
         if self.machine.phase is Phase.CLOSED:
             return  # another connection resumed the same session meanwhile, or the node began to drain
         self.machine.opened(hello, sessions.auth_ends(self.identity))
@@ -210,15 +215,16 @@ class Connection:
         self._outlet.pump()
 
     async def _cancel(self, message: Cancel) -> None:
-        job = await self._job(message.job, message.grant, "cancel")
+        job = await self._job(message)
         self._ok(message, job.id)
         await self._node.admission.cancel(job, "client")
 
     async def _watch(self, message: Watch) -> None:
         feed = await self._node.feeds.open(message.job)
         owner = self._owns(feed.tenant, feed.subject)
-        if not owner:
-            self._check_grant(message.job, message.grant, "watch")
+        # What it follows already it may read again: a watch is also how a gap is mended.
+        if not (owner and self._outlet.watches(message.job)):
+            self._check_right(message, "watch", "read", owner=owner)
         self._outlet.follow(feed, message.after, owner=owner, message=message)
         self._ok(message, message.job)
         self._outlet.pump()
@@ -245,11 +251,11 @@ class Connection:
             self.session = None
         self.close("normal")
 
-    async def _job(self, job: str, grant: str | msgspec.UnsetType, right: Any) -> JobRecord:
-        """Return a job that this client may touch. Raises `ClientFault`, the same for unknown and for others'."""
-        record = await self._node.jobs.find(job)
-        if record is None or not self._owns(record.tenant, record.subject):
-            self._check_grant(job, grant, right)
+    async def _job(self, message: Cancel) -> JobRecord:
+        """Return a job that this client may cancel. Raises `ClientFault`, the same for unknown and for others'."""
+        record = await self._node.jobs.find(message.job)
+        owner = record is not None and self._owns(record.tenant, record.subject)
+        self._check_right(message, "cancel", "cancel", owner=owner)
         if record is None:
             raise ClientFault("job_not_found", "there is no such job", details={"path": "job"})
         return record
@@ -258,10 +264,15 @@ class Connection:
         identity = self._known()
         return (identity.tenant, identity.subject) == (tenant, subject)
 
-    def _check_grant(self, job: str, grant: str | msgspec.UnsetType, right: Any) -> None:
-        if grant is UNSET:
+    def _check_right(self, message: Cancel | Watch, right: Right, scope: Scope, *, owner: bool) -> None:
+        """Raise `ClientFault` unless the job is the client's own and its credential has the scope, or a grant does."""
+        known = self._known()
+        if owner and (scope in known.scopes or message.grant is UNSET):
+            known.require(scope)
+        elif message.grant is UNSET:
             raise ClientFault("job_not_found", "there is no such job", details={"path": "job"})
-        self._node.access.check_grant(grant, job, right)
+        else:
+            self._node.access.check_grant(message.grant, message.job, right)
 
     _EFFECTS: ClassVar[dict[type, Handler]] = {
         Send: _send,

@@ -14,7 +14,7 @@ from typing import Final, Literal, Protocol
 from msgspec import UNSET
 
 from gateway.core.records import Identity, JobRecord, SessionRecord
-from gateway.flow.access import Access
+from gateway.flow.access import CLOSES, Access
 from gateway.ports import Clock, Ledger
 from protocol.errors import ClientFault
 from protocol.ids import make_ulid
@@ -100,14 +100,14 @@ class Sessions:
         """How many sessions are held by a connection of this node."""
         return len(self._open)
 
-    async def identify(self, hello: Hello) -> Identity | None:
-        """Return who a `hello` with a token comes from; `None` if its token is missing or refused."""
+    async def identify(self, hello: Hello) -> Identity | str:
+        """Return who a `hello` with a token comes from, or the name of the close code if nobody."""
         if hello.token is UNSET:
-            return None
+            return "unauthorized"
         try:
             return await self._access.identify(hello.token)
-        except ClientFault:
-            return None
+        except ClientFault as fault:
+            return CLOSES[fault.code]
 
     def admit(self, connection: Holder) -> bool:
         """Count a connection against its subject; `False` if there are too many, or the node drains."""
@@ -128,11 +128,14 @@ class Sessions:
         is_foreign = token is not None and token.epoch != self._access.epoch
         old_positions = token is not None and (is_foreign or token.old_positions)
         if token is not None and not is_foreign:
-            session = await self._ledger.sessions.resume(token.session, identity.tenant, identity.subject, now, expires)
+            session = await self._ledger.sessions.resume(
+                token.session, identity.tenant, identity.subject, now, expires, identity.restriction
+            )
             if session is not None:
                 jobs = await self._resumed(connection, session, hello)
                 return Opened(session, resumed=True, old_positions=old_positions, jobs=jobs)
-        session = SessionRecord(make_ulid(now, self._chance), identity.tenant, identity.subject, 1)
+        name = make_ulid(now, self._chance)
+        session = SessionRecord(name, identity.tenant, identity.subject, 1, identity.restriction)
         await self._ledger.sessions.open(session, now, expires)
         self._open[session.id] = connection
         return Opened(session, resumed=False, old_positions=old_positions, jobs=())
@@ -144,7 +147,9 @@ class Sessions:
         if older is not None and older is not connection:
             older.close("replaced")
         jobs = dict.fromkeys(await self._ledger.jobs.of_session(session.id))
-        for one in hello.have:
+        assert connection.identity is not None, "a session belongs to somebody"
+        may_read = "read" in connection.identity.narrowed(session.restriction).scopes
+        for one in hello.have if may_read else ():
             record = None if one.job in jobs else await self._ledger.jobs.find(one.job)
             if record is not None and self._owned(record, session):
                 jobs[one.job] = None
@@ -215,6 +220,12 @@ class Sessions:
             mine = None if connection is None else connection.session
             if connection is not None and mine is not None and mine.generation == held[session][1]:
                 connection.close("replaced")
+
+    async def recheck(self) -> None:
+        """Close the connections whose credential was revoked since."""
+        for connection in list(self._admitted):
+            if connection.identity is not None and not await self._access.stands(connection.identity):
+                connection.close("unauthorized")
 
     async def sweep(self) -> None:
         """End sessions whose time is over. That of a live connection never is: the clock was set, or we were asleep."""

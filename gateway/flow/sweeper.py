@@ -10,6 +10,7 @@ from gateway.flow.supervise import Supervisor
 SESSIONS_SECONDS: Final = 1.0
 DEADLINES_SECONDS: Final = 0.5
 POLL_SECONDS: Final = 5.0
+CREDENTIALS_SECONDS: Final = 2.0
 RETENTION_SECONDS: Final = 30.0
 
 
@@ -28,6 +29,7 @@ class Sweeper:
             ("renew sessions", self._renew_seconds, sessions.renew),
             ("end sessions", SESSIONS_SECONDS, sessions.sweep),
             ("deadlines", DEADLINES_SECONDS, self.end_overdue),
+            ("credentials", CREDENTIALS_SECONDS, self.recheck),
             ("poll feeds", POLL_SECONDS, feeds.poll),
             ("retention", RETENTION_SECONDS, self.retain),
         ):
@@ -41,13 +43,19 @@ class Sweeper:
             if record is not None:
                 await self._node.admission.cancel(record, "deadline")
 
+    async def recheck(self) -> None:
+        """Take up what another process changed: new signing keys, and revocations of who is connected."""
+        await self._node.access.refresh()
+        await self._node.sessions.recheck()
+
     async def retain(self) -> None:
-        """Cut logs and delete pictures whose time is over."""
+        """Cut logs and delete pictures whose time is over, and forget revocations of tokens that have ended."""
         now = self._node.clock.time_ms()
         while await self._node.jobs.trim(now - self._node.event_retention_ms, now - self._ref_retention_ms):
             pass  # a batch at a time: others write between them
         while await self._node.pictures.sweep():
             pass
+        await self._node.access.forget()
 
 
 def _every(seconds: float, work: Callable[[], Awaitable[object]]) -> Callable[[], Coroutine[Any, Any, None]]:

@@ -49,6 +49,9 @@ def lock_folder(folder: Path) -> Iterator[None]:
 
 def migrate(path: Path) -> None:
     """Bring the SQLite file `path` to the newest schema, making it if it is not there."""
+    if not path.exists():
+        # It holds private keys, so it is its owner's alone; SQLite gives the files beside it the same mode.
+        path.touch(mode=0o600)
     config = Config()
     config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
     config.attributes["url"] = f"sqlite:///{path}"

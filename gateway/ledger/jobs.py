@@ -24,7 +24,7 @@ from gateway.ledger.rows import (
     request_of,
     write_events,
 )
-from gateway.ledger.schema import calls, events, holds, jobs, lanes, refs, runs
+from gateway.ledger.schema import calls, events, holds, jobs, lanes, refs, runs, sessions
 from gateway.ledger.sql import Store
 from protocol.errors import ClientFault
 from protocol.messages import Accepted, Canceled, Canceler, Numbered
@@ -116,6 +116,14 @@ _ADOPT = update(jobs).where(jobs.c.id == bindparam("of_job"))
 _COUNT_LIVE = select(func.count()).where(
     jobs.c.tenant == bindparam("tenant"), jobs.c.subject == bindparam("subject"), jobs.c.ended_ms.is_(None)
 )
+_SPEND = (
+    update(sessions)
+    .where(
+        sessions.c.id == bindparam("of_session"),
+        sessions.c.spent_micros + bindparam("price") <= bindparam("most"),
+    )
+    .values(spent_micros=sessions.c.spent_micros + bindparam("price"))
+)
 _COUNT_WAITING = select(func.count()).where(jobs.c.state == State.QUEUED, jobs.c.upstream == bindparam("upstream"))
 _INSERT_RUN, _INSERT_JOB, _INSERT_REF, _INSERT_HOLD, _INSERT_LANE = map(insert, (runs, jobs, refs, holds, lanes))
 _CHANGE_LANE = update(lanes).where(lanes.c.tenant == bindparam("of_tenant"))
@@ -140,6 +148,7 @@ def _submit(connection: Connection, new: NewJob, rooms: dict[str, _Room]) -> Sub
     if twin is not None:
         return twin
     _check_room(connection, new, rooms)
+    _spend(connection, new)
     _enter_lane(connection, new)
     run = {
         "id": new.run, "tenant": new.tenant, "fingerprint": new.fingerprint, "request": encode(new.request),
@@ -204,6 +213,23 @@ def _check_room(connection: Connection, new: NewJob, rooms: dict[str, _Room]) ->
             raise ClientFault("concurrency_limit", f"at most {new.max_jobs} live jobs", retry_after_ms=1000)
     if not _has_room(connection, rooms.setdefault(new.upstream, _Room()), new):
         raise ClientFault("queue_full", f"{new.max_queue} jobs are waiting", retry_after_ms=5000)
+
+
+def _spend(connection: Connection, new: NewJob) -> None:
+    """Count what a job may cost against what its session may; nothing of it comes back, as a hold's rest would.
+
+    A session whose client cancels and submits again would else cost more than it may: work that began is paid.
+    """
+    most = new.session_cost_micros
+    if most is None:
+        return
+    values = {"of_session": new.session, "price": new.price_micros, "most": most}
+    if connection.execute(_SPEND, values).rowcount == 0:
+        raise ClientFault(
+            "max_cost_exceeded",
+            "the session's ticket does not cover the price",
+            details={"cost_max_micros": new.price_micros, "session_max_cost_micros": most},
+        )
 
 
 def _has_room(connection: Connection, room: _Room, new: NewJob) -> bool:

@@ -51,14 +51,25 @@ keys = Table(
     Column("label", String(128), nullable=False),
     Column("created_ms", BigInteger, nullable=False),
     Column("revoked_ms", BigInteger),
+    Column("token_epoch", Integer, nullable=False, comment="tokens of an older one are revoked"),
 )
 
 signing_keys = Table(
     "signing_keys",
     metadata,
     Column("id", String(16), primary_key=True),
+    Column("kind", String(16), nullable=False, comment="mac, ed25519"),
     Column("secret", LargeBinary, nullable=False),
     Column("not_after_ms", BigInteger, nullable=False),
+)
+
+revoked_tokens = Table(
+    "revoked_tokens",
+    metadata,
+    Column("key", String(26), ForeignKey("keys.id"), primary_key=True),
+    Column("jti", String(64), primary_key=True),
+    Column("expires_ms", BigInteger, nullable=False, comment="when the token ends by itself, and with it this row"),
+    Index(None, "expires_ms"),
 )
 
 sessions = Table(
@@ -75,6 +86,8 @@ sessions = Table(
         comment="while connected: when its node must have renewed it",
     ),
     Column("created_ms", BigInteger, nullable=False),
+    Column("restriction", LargeBinary, comment="what its tickets left of their credentials"),
+    Column("spent_micros", BigInteger, nullable=False, comment="the most that its jobs may cost, all together"),
     Index(None, "expires_ms"),
 )
 

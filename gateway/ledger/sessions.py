@@ -5,12 +5,15 @@ doing nothing.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
+import msgspec
 from sqlalchemy import Connection, delete, insert, select, update
 
 from gateway.core.jobs import LIVE
 from gateway.core.records import SessionRecord
+from gateway.core.scopes import UNRESTRICTED, Restriction
 from gateway.ledger.schema import jobs, sessions
 from gateway.ledger.sql import Store
 
@@ -25,11 +28,20 @@ class Sessions:
         return await self._store.write(partial(_open, new=new, now_ms=now_ms, expires_ms=expires_ms))
 
     async def resume(
-        self, session: str, tenant: str, subject: str, now_ms: int, expires_ms: int
+        self,
+        session: str,
+        tenant: str,
+        subject: str,
+        now_ms: int,
+        expires_ms: int,
+        restriction: Restriction = UNRESTRICTED,
     ) -> SessionRecord | None:
         return await self._store.write(
-            partial(_resume, session=session, tenant=tenant, subject=subject, now_ms=now_ms, expires_ms=expires_ms)
-        )
+            partial(
+                _resume, session=session, tenant=tenant, subject=subject, now_ms=now_ms, expires_ms=expires_ms,
+                restriction=restriction,
+            )
+        )  # fmt: skip
 
     async def renew(self, held: Sequence[tuple[str, int]], expires_ms: int) -> set[str]:
         return await self._store.write(partial(_renew, held=tuple(held), expires_ms=expires_ms))
@@ -42,23 +54,38 @@ class Sessions:
 
 
 def _record(connection: Connection, session: str) -> SessionRecord | None:
-    query = select(sessions.c.id, sessions.c.tenant, sessions.c.subject, sessions.c.generation)
-    row = connection.execute(query.where(sessions.c.id == session)).one_or_none()
-    return None if row is None else SessionRecord(*row)
+    query = select(
+        sessions.c.id, sessions.c.tenant, sessions.c.subject, sessions.c.generation, sessions.c.restriction
+    ).where(sessions.c.id == session)
+    row = connection.execute(query).one_or_none()
+    if row is None:
+        return None
+    kept = UNRESTRICTED if row.restriction is None else msgspec.json.decode(row.restriction, type=Restriction)
+    return SessionRecord(row.id, row.tenant, row.subject, row.generation, kept)
+
+
+def _text(restriction: Restriction) -> bytes | None:
+    return None if restriction == UNRESTRICTED else msgspec.json.encode(restriction)
 
 
 def _open(connection: Connection, new: SessionRecord, now_ms: int, expires_ms: int) -> SessionRecord:
     connection.execute(
         insert(sessions).values(
             id=new.id, tenant=new.tenant, subject=new.subject, generation=new.generation, created_ms=now_ms,
-            expires_ms=expires_ms,
+            expires_ms=expires_ms, restriction=_text(new.restriction), spent_micros=0,
         )
     )  # fmt: skip
     return new
 
 
 def _resume(
-    connection: Connection, session: str, tenant: str, subject: str, now_ms: int, expires_ms: int
+    connection: Connection,
+    session: str,
+    tenant: str,
+    subject: str,
+    now_ms: int,
+    expires_ms: int,
+    restriction: Restriction,
 ) -> SessionRecord | None:
     raised = connection.execute(
         update(sessions)
@@ -68,7 +95,14 @@ def _resume(
         )
         .values(generation=sessions.c.generation + 1, expires_ms=expires_ms)
     )  # fmt: skip
-    return _record(connection, session) if raised.rowcount == 1 else None
+    record = _record(connection, session) if raised.rowcount == 1 else None
+    if record is None:
+        return None
+    both = record.restriction.within(restriction)
+    if both == record.restriction:
+        return record
+    connection.execute(update(sessions).where(sessions.c.id == session).values(restriction=_text(both)))
+    return replace(record, restriction=both)
 
 
 def _renew(connection: Connection, held: tuple[tuple[str, int], ...], expires_ms: int) -> set[str]:

@@ -77,7 +77,7 @@ async def another_key(running: Running, tenant: str) -> str:
 async def token_of(running: Running, subject: str, ttl_ms: int = 3_600_000) -> str:
     """Return a token of an end user."""
     access = running.gateway.node.access
-    return access.make_token(await access.identify(running.key), subject, ttl_ms, [])[0]
+    return access.make_token(await access.identify(running.key), subject, ttl_ms)[0]
 
 
 async def jobs_of(running: Running, tenant: str = "default", subject: str = "") -> list[JobRecord]:

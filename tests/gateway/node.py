@@ -113,7 +113,7 @@ class NodeUnderTest:
         mine = await self.node.access.identify(key)
         if not subject:
             return mine
-        token, _ = self.node.access.make_token(mine, subject, 3_600_000, [])
+        token, _ = self.node.access.make_token(mine, subject, 3_600_000)
         return await self.node.access.identify(token)
 
     async def submit(self, identity: Identity, ref: str = "ref-1", session: str | None = None, n: int = 1) -> str:

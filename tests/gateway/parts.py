@@ -16,7 +16,7 @@ from gateway import blobs
 from gateway.app import make_node
 from gateway.core.records import KeyRecord, Plan
 from gateway.core.routing import Standing
-from gateway.core.signing import Signer, SigningKey, digest
+from gateway.core.signing import SigningKey, digest
 from gateway.edges.links import TenantLinks
 from gateway.flow.access import KEY_PREFIX, Access
 from gateway.flow.book import Workshop
@@ -37,7 +37,7 @@ PUBLIC_URL: Final = "https://gw.example"
 LEASE_MS: Final = 30_000
 SESSION_TTL_MS: Final = 300_000
 PROMISES: Final = Promises(15_000, SESSION_TTL_MS, 3_600_000, 86_400_000, "USD")
-SIGNING_KEY: Final = SigningKey("k1", b"s" * 32, 2**52)
+SIGNING_KEYS: Final = (SigningKey("k1", b"s" * 32, 2**52), SigningKey("t1", b"t" * 32, 2**52, "ed25519"))
 EPOCH: Final = "e0e0e0e0e0e0e0e0"
 
 
@@ -103,9 +103,9 @@ async def open_parts(
     if not path.exists():
         path.write_bytes(migrated())
     async with open_ledger(folder) as ledger:
-        epoch = await ledger.accounts.found(epoch, SIGNING_KEY)
-        signer = Signer(await ledger.accounts.signing_keys(clock.time_ms()))
-        access = Access(ledger.accounts, LocalTickets(), signer, clock, epoch)
+        epoch = await ledger.accounts.found(epoch, SIGNING_KEYS)
+        keys = await ledger.accounts.signing_keys(clock.time_ms())
+        access = Access(ledger.accounts, LocalTickets(), keys, clock, epoch)
         store = store or blobs.local(folder / "blobs")
         pictures = Pictures(ledger.assets, store, clock, limits, PROMISES.asset_retention_ms)
         transcoder = PillowTranscoder()

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from gateway.cli_keys import DEV_KEY, ensure_dev_key, make_key
-from gateway.core.signing import digest
+from gateway.clock import SystemClock
+from gateway.core.signing import SigningKey, digest
+from gateway.flow.tokens import new_signing_keys
 from gateway.ledger import open_ledger
 from tests.gateway.cli.scripted import ENVIRONMENT, run
 from tests.virtual_time import ManualClock
@@ -61,7 +63,52 @@ def test_keys_are_made_beside_a_running_gateway(tmp_path: Path) -> None:
     assert asyncio.run(hold()) == 0
 
 
-@pytest.mark.parametrize("arguments", [("key", "list"), ("key", "revoke", "X")])
+def test_tokens_of_a_key_are_revoked(tmp_path: Path) -> None:
+    """The key stays valid; a key that nobody made has none."""
+    run("key", "add", "--data", "d")
+    name = run("key", "list", "--data", "d").stdout.split()[0]
+    done = run("key", "revoke-tokens", name, "--data", "d")
+    assert (done.exit_code, "within 2 seconds" in done.stdout) == (0, True)
+    assert "valid" in run("key", "list", "--data", "d").stdout
+    unknown = run("key", "revoke-tokens", "X", "--data", "d")
+    assert unknown.exit_code == 2
+    assert "there is no key X" in unknown.stderr
+
+
+@pytest.mark.parametrize("grace,left", [((), 2), (("--grace", "0.5"), 2), (("--grace", "0"), 0)])
+def test_signing_keys_are_rotated_and_never_printed(tmp_path: Path, grace: Sequence[str], left: int) -> None:
+    """One of each kind; the old ones count for their grace, and no secret is shown."""
+    run("key", "add", "--data", "d")
+
+    async def keys(now_ms: int) -> list[SigningKey]:
+        async with open_ledger(tmp_path / "d", exclusive=False) as ledger:
+            return await ledger.accounts.signing_keys(now_ms)
+
+    async def found() -> None:
+        async with open_ledger(tmp_path / "d", exclusive=False) as ledger:
+            await ledger.accounts.found("e", new_signing_keys(SystemClock().time_ms()))
+
+    asyncio.run(found())
+    done = run("key", "rotate-signing", "--data", "d", *grace)
+    assert done.exit_code == 0
+    assert "New signing keys are made" in done.stdout
+    kept = asyncio.run(keys(SystemClock().time_ms()))
+    assert sorted(key.kind for key in kept) == sorted(["mac", "ed25519"] * (1 + left // 2))
+    for key in kept:
+        assert key.secret.hex() not in done.output
+    assert run("key", "rotate-signing", "--data", "d", "--grace", "-1").exit_code == 2
+
+
+def test_ledger_is_its_owners_alone(tmp_path: Path) -> None:
+    """It holds private keys; so do the files beside it."""
+    run("key", "add", "--data", "d")
+    for path in (tmp_path / "d").glob("ledger.db*"):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
+
+
+@pytest.mark.parametrize(
+    "arguments", [("key", "list"), ("key", "revoke", "X"), ("key", "revoke-tokens", "X"), ("key", "rotate-signing")]
+)
 def test_folder_without_a_ledger_is_refused(arguments: Sequence[str]) -> None:
     """A typing error in --data makes no empty ledger."""
     done = run(*arguments, "--data", "nowhere")

@@ -8,11 +8,14 @@ from typing import Any
 
 import aiohttp
 import pytest
+from starlette.applications import Starlette
+from starlette.routing import BaseRoute
 from starlette.types import Receive, Scope, Send
 
 from gateway.core.breaker import State
 from gateway.core.routing import Health
 from gateway.edges.events import Streams
+from gateway.edges.guard import Guard
 from gateway.edges.routes import build_app
 from gateway.flow.gate import GateFacts
 from tests.answers import Answer
@@ -50,6 +53,7 @@ class Site:
     gates: dict[str, dict[str, tuple[GateFacts, Health]]]
     key: str
     """An API key of the tenant `acme`."""
+    routes: list[BaseRoute]
 
     async def ask(self, method: str, path: str, *, key: str | None = "", data: Any = None, **headers: str) -> Answer:
         """Ask with `key` (empty = acme's, `None` = none); header names are written with `_` for `-`."""
@@ -90,5 +94,7 @@ async def site(node: NodeUnderTest) -> AsyncIterator[Site]:
         allowed_origins=(FRIENDLY_PAGE,),
         busy=(LedgerIsFull,),
     )
+    assert isinstance(app, Guard)
+    assert isinstance(app._app, Starlette)
     async with serve(app) as url, aiohttp.ClientSession() as client:
-        yield Site(node, url, client, streams, log, gates, await node.add_key())
+        yield Site(node, url, client, streams, log, gates, await node.add_key(), app._app.routes)

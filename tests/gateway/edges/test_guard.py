@@ -1,5 +1,5 @@
 import random
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from starlette.types import Receive, Scope, Send
@@ -179,3 +179,28 @@ async def test_requests_are_counted_by_route_and_not_by_path(site: Site) -> None
     counted = site.test.meter.counted
     assert counted["http_requests", "/v1/jobs/{job}", "404"] == 1
     assert counted["http_requests", "-", "404"] == 1
+
+
+@pytest.mark.parametrize(
+    "forwarded,trusts,address",
+    [
+        ([], False, "10.0.0.7"),
+        (["203.0.113.9"], False, "10.0.0.7"),
+        (["203.0.113.9"], True, "203.0.113.9"),
+        (["198.51.100.1, 203.0.113.9"], True, "203.0.113.9"),
+        (["198.51.100.1", "203.0.113.9"], True, "203.0.113.9"),
+        ([""], True, "10.0.0.7"),
+    ],
+)
+async def test_address_is_whom_the_nearest_proxy_saw(forwarded: list[str], trusts: bool, address: str) -> None:
+    """Only where it is trusted: what stands before that, the client may have written itself."""
+    seen: list[Scope] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.append(scope)
+
+    guard = Guard(app, ShiftedClock(), random.Random(1), CountingMeter(), FailureLog(), trust_forwarded=trusts)
+    headers = [(b"host", b"localhost"), *((b"x-forwarded-for", one.encode()) for one in forwarded)]
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": headers, "client": ("10.0.0.7", 1)}
+    await guard(scope, cast("Receive", None), cast("Send", None))
+    assert seen[0]["safelight.address"] == address

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from gateway.core.records import Identity
-from gateway.core.signing import Signer, SigningKey
-from gateway.flow.access import ASSET_URL_MS, TICKET_MS, TOKEN_MAX_MS, Access
+from gateway.core.scopes import ALL
+from gateway.core.signing import SigningKey
+from gateway.flow.access import ASSET_URL_MS, TICKET_MS, Access
+from gateway.flow.tokens import TOKEN_MAX_MS
 from protocol.errors import ClientFault
 from protocol.tail import URL_STEP_MS
 from tests.gateway.node import NodeUnderTest, node, open_node
@@ -35,7 +37,7 @@ async def refused_code(access: Access, credential: str) -> str:
 def signed(access: Access, identity: Identity, now_ms: int) -> dict[str, str]:
     """Return one good text of every kind that is signed."""
     return {
-        "token": access.make_token(identity, "player", 60_000, [])[0],
+        "token": access.make_token(identity, "player", 60_000)[0],
         "resume": access.make_resume(JOB, now_ms + 60_000),
         "grant": access.make_grant(JOB, ["watch", "cancel"], 60_000),
         "asset": access.asset_query("acme", ASSET, now_ms)[0],
@@ -45,16 +47,17 @@ def signed(access: Access, identity: Identity, now_ms: int) -> dict[str, str]:
 async def test_key_stands_for_its_account(node: NodeUnderTest) -> None:
     """The account itself, with its plan, without end and with every scope."""
     identity = await node.node.access.identify(await node.add_key())
-    assert (identity.tenant, identity.subject, identity.scopes, identity.expires_ms) == ("acme", "", frozenset(), None)
+    assert (identity.tenant, identity.subject, identity.scopes, identity.expires_ms) == ("acme", "", ALL, None)
 
 
 async def test_key_that_is_unknown_or_revoked_is_refused(node: NodeUnderTest) -> None:
-    """Both with the same words, and every token of the key with it."""
+    """Every token of the key with it: at once where it is revoked, and within two seconds elsewhere."""
     access, key = node.node.access, await node.add_key()
     identity = await access.identify(key)
-    token, _ = access.make_token(identity, "player", 60_000, [])
+    token, _ = access.make_token(identity, "player", 60_000)
     await access.identify(token)
     assert await node.ledger.accounts.revoke_key(identity.key, node.clock.time_ms())
+    node.clock.advance(2)
     for credential in (key, token, "sk-sl-nobody", "", "sk", "\udc80", "t1...", "ä.ö.ü.ß"):
         assert await refused_code(access, credential) == "unauthorized"
 
@@ -63,17 +66,17 @@ async def test_token_names_a_subject_and_ends(node: NodeUnderTest) -> None:
     """It carries its scopes, lives as long as was said, a day at most, and never longer than what it was made with."""
     access = node.node.access
     identity = await access.identify(await node.add_key())
-    token, ttl_ms = access.make_token(identity, "player", 60_000, ["submit"])
+    token, ttl_ms = access.make_token(identity, "player", 60_000, frozenset({"generate"}))
     player = await access.identify(token)
     assert (player.tenant, player.subject, player.key, set(player.scopes)) == (
         "acme",
         "player",
         identity.key,
-        {"submit"},
+        {"generate"},
     )
     assert ttl_ms == 60_000
-    assert access.make_token(identity, "player", 2 * TOKEN_MAX_MS, [])[1] == TOKEN_MAX_MS
-    assert access.make_token(player, "other", TOKEN_MAX_MS, [])[1] <= 60_000
+    assert access.make_token(identity, "player", 2 * TOKEN_MAX_MS)[1] == TOKEN_MAX_MS
+    assert access.make_token(player, "other", TOKEN_MAX_MS, player.scopes)[1] <= 60_000
     node.clock.advance(60.001)
     assert await refused_code(access, token) == "token_expired"
 
@@ -168,7 +171,8 @@ async def test_one_changed_letter_spoils_any_signature(node: NodeUnderTest, kind
 async def test_what_one_gateway_signed_is_nothing_to_another(node: NodeUnderTest, tmp_path: Path) -> None:
     """Keys are the ledger's own; here another ledger has another key of the same name."""
     access = node.node.access
-    other = Access(node.ledger.accounts, access._tickets, Signer([SigningKey("k1", b"x" * 32, 2**52)]), node.clock, "e")
+    keys = [SigningKey("k1", b"x" * 32, 2**52), SigningKey("t1", b"x" * 32, 2**52, "ed25519")]
+    other = Access(node.ledger.accounts, access._tickets, keys, node.clock, "e")
     identity = await access.identify(await node.add_key())
     texts = signed(other, identity, node.clock.time_ms())
     assert await refused_code(access, texts["token"]) == "unauthorized"

@@ -404,7 +404,7 @@ async def test_each_silence_ends_the_connection_by_its_name(tmp_path: Path) -> N
         mute = Client(studio, await studio.identity())
         quiet = await joined(studio)
         account = await studio.node.access.identify(await studio.add_key())
-        token, _ = studio.node.access.make_token(account, "player", 100_000, [])
+        token, _ = studio.node.access.make_token(account, "player", 100_000)
         brief = Client(studio)
         await brief.hello(token=token)
         began, notice = studio.clock.now(), 0.0

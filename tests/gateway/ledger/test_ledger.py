@@ -72,13 +72,13 @@ async def test_new_folder_becomes_a_ledger(tmp_path: Path) -> None:
 async def test_reopening_keeps_everything(reopen: Open) -> None:
     """The epoch, signing keys, accounts, jobs with their logs and claims."""
     async with reopen() as ledger:
-        assert await ledger.accounts.found("epoch-1", KEY) == "epoch-1"
+        assert await ledger.accounts.found("epoch-1", [KEY]) == "epoch-1"
         await ledger.accounts.add_tenant("t", Plan(weight=2), 1)
         await ledger.accounts.add_key(KeyRecord("k", "t", "label", 1), "d" * 64)
         made = await ledger.jobs.submit(new_job(1))
         claimed = await claim_one(ledger)
     async with reopen() as ledger:
-        assert await ledger.accounts.found("epoch-2", SigningKey("k2", b"other", 1)) == "epoch-1"
+        assert await ledger.accounts.found("epoch-2", [SigningKey("k2", b"other", 1)]) == "epoch-1"
         assert await ledger.accounts.signing_keys(0) == [KEY]
         assert await ledger.accounts.key("d" * 64) == (KeyRecord("k", "t", "label", 1), Plan(weight=2))
         assert await log_of(ledger, job_id(1)) == [made.accepted]

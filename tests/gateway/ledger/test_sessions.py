@@ -1,5 +1,11 @@
+from dataclasses import replace
+
+import pytest
+
 from gateway.core.records import Plan, SessionRecord
+from gateway.core.scopes import Restriction
 from gateway.ports import Ledger
+from protocol.errors import ClientFault
 from tests.gateway.ledger.made import claim_one, end, job_id, new_job
 
 FIRST = SessionRecord("a" * 26, "t", "s", 1)
@@ -92,3 +98,34 @@ async def test_job_goes_to_the_session_that_asked_for_it_last(ledger: Ledger) ->
     assert await ledger.jobs.of_session(FIRST.id) == []
     assert await ledger.jobs.of_session("b" * 26) == [job_id(1)]
     assert not (await ledger.jobs.submit(new_job(3))).duplicate
+
+
+async def test_restriction_stays_with_the_session(ledger: Ledger) -> None:
+    """Whoever resumes it has no more than its tickets left, and a narrower one narrows it for good."""
+    await ledger.accounts.add_tenant("t", Plan(), 0)
+    few = Restriction(models=("a", "b"), max_cost_micros=500)
+    await ledger.sessions.open(replace(FIRST, restriction=few), 0, 1000)
+    for told, left in (
+        (Restriction(), few),
+        (Restriction(models=("b", "c")), Restriction(models=("b",), max_cost_micros=500)),
+        (Restriction(max_cost_micros=900), Restriction(models=("b",), max_cost_micros=500)),
+    ):
+        resumed = await ledger.sessions.resume(FIRST.id, "t", "s", 0, 1000, told)
+        assert resumed is not None
+        assert resumed.restriction == left
+
+
+async def test_jobs_of_a_session_cost_no_more_than_it_may(ledger: Ledger) -> None:
+    """All together, whether they still run or not; the same ref again costs nothing."""
+    await opened(ledger)
+    first = replace(new_job(1, session=FIRST.id), price_micros=300, session_cost_micros=500)
+    await ledger.jobs.submit(first)
+    assert (await ledger.jobs.submit(first)).duplicate
+    await ledger.sessions.end("b" * 26)
+    with pytest.raises(ClientFault) as fault:
+        await ledger.jobs.submit(replace(new_job(2, session=FIRST.id), price_micros=201, session_cost_micros=500))
+    assert (fault.value.code, fault.value.details) == (
+        "max_cost_exceeded",
+        {"cost_max_micros": 201, "session_max_cost_micros": 500},
+    )
+    await ledger.jobs.submit(replace(new_job(3, session=FIRST.id), price_micros=200, session_cost_micros=500))

@@ -64,6 +64,7 @@ def upgrade() -> None:
     op.create_table(
         "signing_keys",
         sa.Column("id", sa.String(length=16), nullable=False),
+        sa.Column("kind", sa.String(length=16), nullable=False, comment="mac, ed25519"),
         sa.Column("secret", sa.LargeBinary(), nullable=False),
         sa.Column("not_after_ms", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
@@ -134,10 +135,27 @@ def upgrade() -> None:
         sa.Column("label", sa.String(length=128), nullable=False),
         sa.Column("created_ms", sa.BigInteger(), nullable=False),
         sa.Column("revoked_ms", sa.BigInteger(), nullable=True),
+        sa.Column("token_epoch", sa.Integer(), nullable=False, comment="tokens of an older one are revoked"),
         sa.ForeignKeyConstraint(["tenant"], ["tenants.id"], name=op.f("fk_keys_tenant")),
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("digest"),
     )
+    op.create_table(
+        "revoked_tokens",
+        sa.Column("key", sa.String(length=26), nullable=False),
+        sa.Column("jti", sa.String(length=64), nullable=False),
+        sa.Column(
+            "expires_ms",
+            sa.BigInteger(),
+            nullable=False,
+            comment="when the token ends by itself, and with it this row",
+        ),
+        sa.ForeignKeyConstraint(["key"], ["keys.id"], name=op.f("fk_revoked_tokens_key")),
+        sa.PrimaryKeyConstraint("key", "jti"),
+    )
+    with op.batch_alter_table("revoked_tokens", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_revoked_tokens_expires_ms"), ["expires_ms"], unique=False)
+
     op.create_table(
         "sessions",
         sa.Column("id", sa.String(length=26), nullable=False),
@@ -148,6 +166,10 @@ def upgrade() -> None:
             "expires_ms", sa.BigInteger(), nullable=False, comment="while connected: when its node must have renewed it"
         ),
         sa.Column("created_ms", sa.BigInteger(), nullable=False),
+        sa.Column("restriction", sa.LargeBinary(), nullable=True, comment="what its tickets left of their credentials"),
+        sa.Column(
+            "spent_micros", sa.BigInteger(), nullable=False, comment="the most that its jobs may cost, all together"
+        ),
         sa.ForeignKeyConstraint(["tenant"], ["tenants.id"], name=op.f("fk_sessions_tenant")),
         sa.PrimaryKeyConstraint("id"),
     )
@@ -238,6 +260,10 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f("ix_sessions_expires_ms"))
 
     op.drop_table("sessions")
+    with op.batch_alter_table("revoked_tokens", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_revoked_tokens_expires_ms"))
+
+    op.drop_table("revoked_tokens")
     op.drop_table("keys")
     with op.batch_alter_table("jobs", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_jobs_trimmed_ended_ms"))
