@@ -15,10 +15,10 @@ help: ## Show these targets
 run: $(VENV)/.runtime ## Start the gateway: make run ARGS="--port 9000 --data DIR"
 	@exec $(BIN)/safelight serve $(ARGS)
 
-test: $(VENV)/.dev ## Run every check, or some: make test STAGES="lint types"
+test: $(VENV)/.dev $(VENV)/.clients ## Run every check, or some: make test STAGES="lint types"
 	@$(BIN)/python -m tests.gate $(STAGES)
 
-test-deep: $(VENV)/.dev ## Run the same tests with full counts and no time limit
+test-deep: $(VENV)/.dev $(VENV)/.clients ## Run the same tests with full counts and no time limit
 	@SAFELIGHT_DEEP=1 $(BIN)/python -m tests.gate $(or $(STAGES),engines pure tests debug timing)
 
 setup: $(VENV)/.dev ## Only prepare .venv for development
@@ -27,6 +27,7 @@ lock: $(VENV)/.bootstrap ## Resolve pyproject.toml anew; UPGRADE=--upgrade takes
 	$(LOCK) $(UPGRADE) pyproject.toml --group build --output-file requirements.lock
 	$(LOCK) $(UPGRADE) pyproject.toml --group build --group dev --constraint requirements.lock --output-file requirements-dev.lock
 	$(LOCK) $(UPGRADE) pyproject.toml --extra diffusers --group torch --constraint requirements-dev.lock --output-file requirements-diffusers.lock
+	$(LOCK) $(UPGRADE) --group clients --output-file requirements-clients.lock
 	$(LOCK) $(UPGRADE) --group bootstrap --output-file requirements-bootstrap.lock
 
 format: $(VENV)/.dev ## Format the code and apply the linter's safe fixes
@@ -60,4 +61,12 @@ $(VENV)/.runtime: requirements.lock pyproject.toml $(VENV)/.bootstrap
 $(VENV)/.dev: requirements-dev.lock $(VENV)/.runtime
 	@echo "set-up: installing what the tests need"
 	@$(call install,$<)
+	@touch $@
+
+# Old clients in an environment of their own. Where a newer Python has no wheels for them their tests are skipped.
+$(VENV)/.clients: requirements-clients.lock $(VENV)/.bootstrap
+	@echo "set-up: installing clients that tests run"
+	@$(PYTHON) -m venv $(VENV)/clients
+	@$(UV) pip install --quiet --python $(VENV)/clients/bin/python --only-binary :all: --require-hashes -r $< \
+		|| echo "set-up: they cannot be installed here"
 	@touch $@

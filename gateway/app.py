@@ -21,8 +21,10 @@ from starlette.types import ASGIApp
 from gateway import blobs, config
 from gateway.builders import ONLY_ACCOUNT, accounts_of, issuer_of
 from gateway.clock import SystemClock
+from gateway.core.aliases import Aliases
 from gateway.core.eta import PastRuns
 from gateway.core.routing import Standing
+from gateway.edges.compat.doors import Doors, Terms
 from gateway.edges.events import Streams
 from gateway.edges.links import TenantLinks
 from gateway.edges.routes import build_app
@@ -69,6 +71,7 @@ class Gateway:
     app: ASGIApp
     node: Node
     streams: Streams
+    doors: Doors
     dispatch: Dispatch
     ledger: SqlLedger
     drain_grace_seconds: float
@@ -78,6 +81,7 @@ class Gateway:
         self.node.sessions.drain()
         self.streams.drain()
         await self.dispatch.drain(self.drain_grace_seconds)
+        self.doors.drain()  # last: who waits for a job that ended in time gets its pictures
 
 
 @contextlib.asynccontextmanager
@@ -166,6 +170,7 @@ async def running(
             ref_retention_ms=settings.protocol.ref_retention_ms,
         ).start(supervisor)
         streams = Streams()
+        doors = Doors(node, _terms(settings), transcoder, chance)
         _watch(meter, node, dispatch, ledger)
         app = build_app(
             node,
@@ -173,6 +178,7 @@ async def running(
             public_url=public_url,
             promises=promises,
             streams=streams,
+            doors=doors,
             gates=lambda: {name: lines.facts() for name, lines in dispatch.lines.items()},
             metrics=meter.render,
             chance=chance,
@@ -183,7 +189,7 @@ async def running(
             trust_forwarded=settings.server.trust_forwarded,
             busy=(LedgerBusy,),
         )
-        yield Gateway(app, node, streams, dispatch, ledger, settings.protocol.drain_grace_ms / 1000)
+        yield Gateway(app, node, streams, doors, dispatch, ledger, settings.protocol.drain_grace_ms / 1000)
 
 
 def make_node(
@@ -419,6 +425,18 @@ def _promises(settings: config.Protocol) -> Promises:
         event_retention_ms=settings.event_retention_ms,
         asset_retention_ms=settings.asset_retention_ms,
         currency=settings.currency,
+    )
+
+
+def _terms(settings: config.Config) -> Terms:
+    """Return what holds at all doors to other APIs' dialects."""
+    engines = (name for name, one in settings.upstreams.items() if isinstance(one, config.Engine))
+    return Terms(
+        aliases=Aliases(settings.compat.aliases, frozenset(engines)),
+        on_disconnect=settings.compat.on_disconnect,
+        silence_seconds=settings.compat.silence_ms / 1000,
+        picture_wait_seconds=settings.compat.picture_wait_ms / 1000,
+        max_body=settings.compat.max_body,
     )
 
 

@@ -1,4 +1,4 @@
-"""Makes smaller pictures with Pillow, in one thread beside the event loop."""
+"""Makes smaller pictures, and masks, with Pillow, in one thread beside the event loop."""
 
 import asyncio
 import struct
@@ -8,10 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from typing import Final
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from gateway.core.images import ImageFault, measure
 from gateway.core.reports import Picture
+from gateway.ports import MaskSource
 from protocol.ladder import Rung
 from protocol.messages import PreviewFormat
 
@@ -36,6 +37,10 @@ class PillowTranscoder:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, shrunk, picture, rung, self._max_pixels)
 
+    async def mask(self, picture: Picture, source: MaskSource) -> bytes | None:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, mask_of, picture, source, self._max_pixels)
+
 
 def shrunk(picture: Picture, rung: Rung, max_pixels: int = MAX_PIXELS) -> tuple[bytes, tuple[int, int]] | None:
     """Return a picture encoded for a rung and its size, never enlarged; `None` if it is broken or over `max_pixels`."""
@@ -47,6 +52,21 @@ def shrunk(picture: Picture, rung: Rung, max_pixels: int = MAX_PIXELS) -> tuple[
     image.thumbnail((rung.edge, rung.edge), Image.Resampling.BILINEAR, reducing_gap=2.0)
     image.info.clear()  # or the writers would copy colour profile and comment
     return _ENCODERS[rung.format](image, rung.quality), image.size
+
+
+def mask_of(picture: Picture, source: MaskSource, max_pixels: int = MAX_PIXELS) -> bytes | None:
+    """Return a grey PNG, white where the picture is black or transparent; `None` as `shrunk`."""
+    try:
+        # Drafted for its own size: a JPEG is decoded whole.
+        image = _decode(picture, max(picture.width, picture.height), max_pixels)
+    except _BROKEN:
+        return None
+    grey = _transparency(image) if source == "transparent" else image.convert("RGB").convert("L")
+    return _png(ImageOps.invert(grey), 0)
+
+
+def _transparency(image: Image.Image) -> Image.Image:
+    return image.getchannel("A") if image.mode == "RGBA" else Image.new("L", image.size, 255)
 
 
 def _decode(picture: Picture, edge: int, max_pixels: int) -> Image.Image:

@@ -6,7 +6,7 @@ A port says what its callers may rely on; an adapter repeats none of it. Adapter
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 from gateway.core.models import Model
 from gateway.core.normal import Request
@@ -409,11 +409,19 @@ class KeysUnreachable(Exception):
     """An issuer's keys cannot be fetched, and none are left from before."""
 
 
+MaskSource = Literal["inverted", "transparent"]
+"""What a mask is made of: a picture that is black where it is changed, or one that is transparent there."""
+
+
 class Transcoder(Protocol):
-    """Makes smaller pictures, off the event loop."""
+    """Makes pictures of pictures, off the event loop: smaller ones, and masks."""
 
     async def shrink(self, picture: Picture, rung: Rung) -> tuple[bytes, tuple[int, int]] | None:
         """Return the picture encoded for a rung, and its size in pixels; `None` if it cannot be decoded."""
+        ...
+
+    async def mask(self, picture: Picture, source: MaskSource) -> bytes | None:
+        """Return a mask of the picture's size as grey PNG, white where it is changed; `None` as `shrink`."""
         ...
 
 

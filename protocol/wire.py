@@ -27,3 +27,9 @@ def frame_head(opcode: int, size: int) -> bytes:
     if size < 65536:
         return bytes((opcode, 126)) + size.to_bytes(2, "big")
     return bytes((opcode, 127)) + size.to_bytes(8, "big")
+
+
+def payload_of(frame: bytes) -> memoryview:
+    """Return what stands in a frame of ours, without a copy."""
+    size = frame[1]
+    return memoryview(frame)[2 if size < 126 else 4 if size == 126 else 10 :]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-LOCKS = ("requirements.lock", "requirements-dev.lock", "requirements-diffusers.lock", "requirements-bootstrap.lock")
+LOCKS = tuple(f"requirements{kind}.lock" for kind in ("", "-dev", "-diffusers", "-clients", "-bootstrap"))
 
 
 def entries(name: str) -> dict[str, str]:

@@ -10,6 +10,7 @@ from gateway.config.faults import ConfigFaults
 from gateway.config.reading import load, load_with_origins
 from gateway.config.settings import (
     NOT_SETTINGS,
+    Compat,
     Config,
     Data,
     Issuer,
@@ -49,6 +50,7 @@ __all__ = [
     "Breaker",
     "Bucket",
     "ComfyUI",
+    "Compat",
     "Config",
     "ConfigFaults",
     "Credential",

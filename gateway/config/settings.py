@@ -18,11 +18,12 @@ from gateway.config.fields import (
     HostName,
     Milliseconds,
     MillisecondsFromZero,
+    ModelName,
     Origin,
     Size,
     Text,
 )
-from gateway.config.upstreams import Engine, Upstream
+from gateway.config.upstreams import STABILITY_V1_ENGINES, Engine, Upstream
 from gateway.core.algorithms import Algorithm
 from protocol import messages
 
@@ -147,6 +148,28 @@ class Work:
     """Milliseconds of the longest wait before any try."""
 
 
+def _vendors_names() -> Mapping[str, str]:
+    return dict.fromkeys(("stable-diffusion-v1-5", *STABILITY_V1_ENGINES, "esrgan-v1-x2plus"), "*")
+
+
+@dataclass(frozen=True, slots=True)
+class Compat:
+    """How requests are answered that come in the dialect of another image API."""
+
+    aliases: Annotated[
+        Mapping[ModelName, Text], Meta(description="a table of names, each with the name of a model, or with `*`")
+    ] = field(default_factory=_vendors_names)
+    """What models' names mean that no upstream offers; `*` is whatever does the task, the embedded engine first."""
+    on_disconnect: Literal["continue", "cancel"] = "continue"
+    """What becomes of a job when the last client that waits for it goes away; it may say `X-On-Disconnect` itself."""
+    silence_ms: Milliseconds = 25_000
+    """Milliseconds after which a waiting JSON answer begins with 200 and white space, so that proxies stay open."""
+    picture_wait_ms: Milliseconds = 55_000
+    """Milliseconds after which an answer that is a bare picture gives up with 408 and the job's id; the job goes on."""
+    max_body: Size = 33_554_432
+    """Bytes of the largest request, its pictures included."""
+
+
 @dataclass(frozen=True, slots=True)
 class Log:
     """What the gateway writes about itself, to standard error."""
@@ -219,6 +242,7 @@ class Config:
     protocol: Protocol = field(default_factory=Protocol)
     limits: Limits = field(default_factory=Limits)
     work: Work = field(default_factory=Work)
+    compat: Compat = field(default_factory=Compat)
     log: Log = field(default_factory=Log)
     upstreams: Mapping[str, Upstream] = field(default_factory=only_the_engine)
     """By name; if none is configured there is one, `engine`."""

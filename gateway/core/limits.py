@@ -71,6 +71,10 @@ class TokenBucket:
             self.spend(now)
         return seconds
 
+    def left(self, now: float) -> int:
+        """Return how many tokens are there at once."""
+        return max(0, math.floor((now + self._tolerance - max(self.tat, now)) / self._interval + _ROUNDING))
+
     def spend(self, now: float) -> None:
         """Take a token whether there is one or not: it was taken elsewhere, or before a restart."""
         self.tat = max(self.tat, now) + self._interval

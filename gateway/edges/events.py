@@ -19,7 +19,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from gateway.edges.http import Allowed, allowed_job, read_query
+from gateway.edges.http import Allowed, allowed_job, read_query, until_gone
 from gateway.edges.links import TenantLinks
 from gateway.flow.feeds import Feed
 from gateway.flow.node import Node
@@ -29,7 +29,7 @@ from protocol.errors import ClientFault
 from protocol.header import parse
 from protocol.ladder import Rung
 from protocol.messages import NUMBERED_TYPES, PreviewReady, Previews, Snapshot
-from protocol.wire import BINARY
+from protocol.wire import BINARY, payload_of
 
 RETRY_MS: Final = 2000
 HIGH_WATER: Final = 65_536
@@ -187,7 +187,7 @@ class EventStream:
         """Send until the end, or until the reader has gone or has taken nothing for too long."""
         async with asyncio.TaskGroup() as tasks:
             sender = tasks.create_task(self._send_all(send), name="events")
-            listener = tasks.create_task(_until_gone(receive), name="events reader")
+            listener = tasks.create_task(until_gone(receive), name="events reader")
             both = (sender, listener)
             while not (sender.done() or listener.done()):
                 wait = self._patience_seconds()
@@ -261,7 +261,7 @@ class EventStream:
             self._delivery.held_up(self._tails, now)
 
     def _put(self, frame: bytes, now: float) -> None:
-        payload = self._preview(frame) if frame[0] == BINARY else bytes(_payload(frame))
+        payload = self._preview(frame) if frame[0] == BINARY else bytes(payload_of(frame))
         name = payload[_TAG_AT : payload.index(b'"', _TAG_AT)]
         if name in _WITH_ID:
             self._waiting += b"id: %d.%b\n" % (self._cursor.seq, self._node.access.epoch.encode())
@@ -271,7 +271,7 @@ class EventStream:
 
     def _preview(self, frame: bytes) -> bytes:
         """Return the event that tells where to fetch a preview."""
-        header = parse(_payload(frame))
+        header = parse(payload_of(frame))
         rung = self._cursor.rung
         assert rung is not None, "no rung, no preview"
         return encode(
@@ -293,18 +293,6 @@ async def _begin(send: Send) -> None:
 
 async def _finish(send: Send) -> None:
     await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-async def _until_gone(receive: Receive) -> None:
-    """Return when the reader has closed the connection."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
-def _payload(frame: bytes) -> memoryview:
-    """Return what stands in a WebSocket frame of ours, without a copy."""
-    size = frame[1]
-    return memoryview(frame)[2 if size < 126 else 4 if size == 126 else 10 :]
 
 
 def _position(request: Request) -> tuple[int, str | None]:

@@ -25,13 +25,19 @@ from protocol.ids import make_ulid
 LOCAL_HOSTS: Final = ("localhost", "127.0.0.1", "[::1]")
 PROBES: Final = frozenset({"/healthz", "/readyz"})
 """Asked by load balancers under whatever address a machine has; they tell nothing that a page could use."""
-_HEADERS: Final = "authorization, content-type, idempotency-key, if-none-match, if-range, last-event-id, range"
+_HEADERS: Final = (
+    "authorization, content-type, idempotency-key, if-none-match, if-range, last-event-id, prefer, range, "
+    "x-on-disconnect"
+)
 PREFLIGHT: Final = {
     "Access-Control-Allow-Methods": "GET, HEAD, POST, PUT, DELETE",
     "Access-Control-Allow-Headers": _HEADERS,
     "Access-Control-Max-Age": "600",
 }
-EXPOSED: Final = "accept-ranges, content-range, etag, location, retry-after, x-request-id"
+EXPOSED: Final = (
+    "accept-ranges, content-range, etag, finish-reason, location, preference-applied, ratelimit, ratelimit-policy, "
+    "retry-after, seed, x-ignored, x-job-id, x-request-id"
+)
 _SAFE: Final = {"x-content-type-options": "nosniff", "referrer-policy": "no-referrer", "cache-control": "no-store"}
 _PORTS: Final = {"http": "80", "https": "443"}
 

@@ -12,6 +12,7 @@ import msgspec
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.types import Receive
 
 from gateway.core.records import Identity, JobRecord
 from gateway.core.scopes import Scope
@@ -205,6 +206,12 @@ def read_query(request: Request, kind: type[T]) -> T:
         details = {"path": found.group(1) if found else "query"}
         message = _PATH.sub("", str(error)).replace("`", "")
         raise ClientFault("invalid_param", message, details=details) from error
+
+
+async def until_gone(receive: Receive) -> None:
+    """Return when the reader has closed the connection; call it once the body is read."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 def matches(request: Request, etag: str) -> bool:

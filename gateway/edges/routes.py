@@ -6,17 +6,18 @@ from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import Response
 from starlette.routing import BaseRoute, WebSocketRoute
 from starlette.types import ASGIApp
 
 from gateway.core.routing import Health
 from gateway.edges.assets import AssetRoutes
 from gateway.edges.auth import AuthRoutes
+from gateway.edges.compat.dialect import Dialect, Trouble
+from gateway.edges.compat.doors import Doors
+from gateway.edges.compat.refusing import Refusals
+from gateway.edges.compat.stability_v1 import StabilityV1Door
 from gateway.edges.events import EventRoutes, Streams
 from gateway.edges.guard import Guard, Log
-from gateway.edges.http import internal, refusal, refuse_client, refuse_routing
 from gateway.edges.info import InfoRoutes
 from gateway.edges.jobs import JobRoutes
 from gateway.edges.tickets import TicketRoutes
@@ -33,6 +34,7 @@ def build_app(
     public_url: str,
     promises: Promises,
     streams: Streams,
+    doors: Doors,
     gates: Callable[[], Mapping[str, Mapping[str, tuple[GateFacts, Health]]]],
     metrics: Callable[[], bytes],
     chance: random.Random,
@@ -46,8 +48,8 @@ def build_app(
 ) -> ASGIApp:
     """Return the application that answers everything a client may ask of `node`.
 
-    `stream` is the WebSocket's edge. `streams` is kept by the caller, who drains it when the node stops. `busy` are
-    exceptions of adapters that mean `overloaded`.
+    `stream` is the WebSocket's edge. `streams` and `doors` are kept by the caller, who drains them when the node stops.
+    `busy` are exceptions of adapters that mean `overloaded`.
     """
     edges = (
         AuthRoutes(node),
@@ -57,17 +59,21 @@ def build_app(
         EventRoutes(node, public_url, streams),
         InfoRoutes(node, promises, gates, metrics),
     )
+    dialects = dialects_of(doors)
+    refusals = Refusals(doors, dialects)
     app = Starlette(
         routes=[
             WebSocketRoute("/v1/stream", stream),
             *(route for edge in edges for route in edge.routes()),
+            *(route for dialect in dialects for route in dialect.routes()),
             *more_routes,
         ],
         exception_handlers={
-            ClientFault: refuse_client,
-            HTTPException: refuse_routing,
-            Exception: _fail,
-            **dict.fromkeys(busy, _refuse_busy),
+            ClientFault: refusals.client,
+            Trouble: refusals.client,
+            HTTPException: refusals.routing,
+            Exception: refusals.failure,
+            **dict.fromkeys(busy, refusals.busy),
         },
     )
     app.router.redirect_slashes = False
@@ -84,9 +90,6 @@ def build_app(
     )
 
 
-async def _fail(request: Request, _: Exception) -> Response:
-    return internal(request.scope["safelight.request"])
-
-
-async def _refuse_busy(_request: Request, _fault: Exception) -> Response:
-    return refusal(ClientFault("overloaded", "too much is waiting to be written", retry_after_ms=1000))
+def dialects_of(doors: Doors) -> tuple[Dialect, ...]:
+    """Return every dialect that is spoken at the doors."""
+    return (StabilityV1Door(doors),)

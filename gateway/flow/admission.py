@@ -6,6 +6,7 @@ the price. What is accepted is in the ledger before anybody hears of it.
 
 import random
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from msgspec import UNSET, UnsetType, structs
@@ -27,6 +28,18 @@ from protocol.messages import Canceler, Limits, Submit
 
 T = TypeVar("T")
 MAX_BUCKETS: Final = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """What a key's rate allows: `burst` submits at once, all of them again after `period_seconds`."""
+
+    burst: int
+    period_seconds: float
+    left: int
+    """Submits that would pass now."""
+    wait_seconds: float
+    """Until the next one would pass; 0 = it does."""
 
 
 class Admission:
@@ -90,20 +103,35 @@ class Admission:
             self._stop_work(job.id, by)
             self._ring(job.upstream)
 
+    def allowance(self, identity: Identity) -> Allowance | None:
+        """Return how many submits the key's rate leaves it now; `None` if its plan sets none."""
+        bucket = self._bucket(identity)
+        if bucket is None:
+            return None
+        now = self._clock.now()
+        return Allowance(int(bucket.burst), bucket.burst / bucket.rate, bucket.left(now), bucket.wait(now))
+
     def _check_rate(self, identity: Identity) -> None:
+        bucket = self._bucket(identity)
+        if bucket is None:
+            return
+        wait = bucket.take(self._clock.now())
+        if wait > 0:
+            message = f"this key may submit {bucket.rate:g} jobs a second"
+            raise ClientFault("rate_limited", message, retry_after_ms=int(wait * 1000) + 1)
+
+    def _bucket(self, identity: Identity) -> TokenBucket | None:
+        """The bucket of the identity's key, new if it had none; `None` if nothing limits its rate."""
         rate = identity.plan.submits_per_second
         if rate is None:
-            return
+            return None
         name = (identity.key, rate)  # a changed plan counts at once
         bucket = self._buckets.get(name)
         if bucket is None:
             if len(self._buckets) >= MAX_BUCKETS:  # the oldest key begins again with its burst, which harms nobody
                 self._buckets.pop(next(iter(self._buckets)))
             bucket = self._buckets[name] = TokenBucket(rate, max(1, int(2 * rate)))
-        wait = bucket.take(self._clock.now())
-        if wait > 0:
-            message = f"this key may submit {rate:g} jobs a second"
-            raise ClientFault("rate_limited", message, retry_after_ms=int(wait * 1000) + 1)
+        return bucket
 
     def _routes(self, submit: Submit, restriction: Restriction) -> list[Route]:
         """Return the routes of the model that was asked for, or of all that do the task and may be asked for."""

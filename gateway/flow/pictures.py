@@ -43,6 +43,10 @@ class Pictures:
 
     async def store_input(self, tenant: str, content: bytes) -> AssetRecord:
         """Check and keep a client's picture. Raises `ClientFault`, and keeps nothing then."""
+        return await self._keep(tenant, self.checked(content))
+
+    def checked(self, content: bytes) -> Picture:
+        """Return a client's picture as its head tells it. Raises `ClientFault` if it is none, or over a limit."""
         if len(content) > self._limits.max_upload_bytes:
             raise ClientFault("payload_too_large", f"an image has at most {self._limits.max_upload_bytes} bytes")
         try:
@@ -55,7 +59,7 @@ class Pictures:
                 f"an image has at most {self._limits.max_input_pixels} pixels, not {facts.width} x {facts.height}",
                 details={"max_input_pixels": self._limits.max_input_pixels},
             )
-        return await self._keep(tenant, Picture(content, facts.format, facts.width, facts.height))
+        return Picture(content, facts.format, facts.width, facts.height)
 
     async def store_output(self, tenant: str, picture: Picture) -> AssetRecord:
         """Keep a finished picture; when this returns, it may be promised."""

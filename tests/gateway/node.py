@@ -25,7 +25,7 @@ from gateway.core.routing import Standing
 from gateway.flow.catalog import Catalog
 from gateway.flow.node import Node
 from gateway.ledger import SqlLedger
-from gateway.ports import CallOrder
+from gateway.ports import CallOrder, Transcoder
 from protocol.messages import (
     Canceled,
     Canceler,
@@ -100,6 +100,7 @@ class NodeUnderTest:
     ledger: SqlLedger
     clock: ShiftedClock
     meter: CountingMeter
+    transcoder: Transcoder
     rung: list[str] = field(default_factory=list)
     stopped: list[tuple[str, str]] = field(default_factory=list)
     """What admission asked of the dispatch that is not there: (job, by whom)."""
@@ -209,7 +210,7 @@ async def open_node(
             Catalog([Easel()]), timing=timing, ring=rung.append, standings=lambda: {UPSTREAM: Standing()},
             stop_work=lambda job, by: stopped.append((job, by)),
         )  # fmt: skip
-        yield NodeUnderTest(node, parts.ledger, clock, parts.meter, rung, stopped)
+        yield NodeUnderTest(node, parts.ledger, clock, parts.meter, parts.transcoder, rung, stopped)
     assert parts.failures == [], "a task of the node failed"
 
 

@@ -65,6 +65,7 @@ class Parts:
     supervisor: Supervisor
     meter: CountingMeter
     limits: Limits
+    transcoder: PillowTranscoder
     failures: list[tuple[str, BaseException]]
 
     def node(
@@ -113,7 +114,7 @@ async def open_parts(
         shop = Workshop(ledger, pictures, feeds, clock, random.Random(7), meter, lease_ms=LEASE_MS, max_tries=max_tries)
         supervisor.keep(feeds.encode_forever, "encoder")
         try:
-            yield Parts(ledger, access, shop, supervisor, meter, limits, failures)
+            yield Parts(ledger, access, shop, supervisor, meter, limits, transcoder, failures)
         finally:
             await supervisor.stop()
             transcoder.close()

@@ -35,11 +35,18 @@ def test_described_variable_sets_its_setting() -> None:
         for row in describe()
         if row.default and not row.path.startswith(("upstreams.", "models.", "issuers."))
     }
-    texts = {name: "" if value == [] else str(value).lower() for name, value in environ.items()}
+    texts = {name: _as_text(value) for name, value in environ.items()}
     texts["SAFELIGHT_PROTOCOL__CURRENCY"] = "USD"
     settings, effective = load_with_origins(None, texts)
     assert settings == Config()
     assert {one.origin for one in effective if one.origin != "default"} == set(texts)
+
+
+def _as_text(value: object) -> str:
+    """Return a default as a variable has it."""
+    if isinstance(value, dict):
+        return ",".join(f"{name}={one}" for name, one in value.items())
+    return "" if value == [] else str(value).lower()
 
 
 def test_described_upstream_settings_are_known() -> None:

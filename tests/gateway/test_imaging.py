@@ -12,7 +12,8 @@ from PIL import Image
 
 from gateway.core.images import measure
 from gateway.core.reports import Picture
-from gateway.imaging import PillowTranscoder, shrunk
+from gateway.imaging import PillowTranscoder, mask_of, shrunk
+from gateway.ports import MaskSource
 from protocol.ladder import EDGES, QUALITIES, Rung
 from protocol.messages import ImageFormat, PreviewFormat
 from tests import pictures
@@ -52,6 +53,30 @@ def made(picture: Picture, rung: Rung) -> tuple[bytes, tuple[int, int]]:
     result = shrunk(picture, rung)
     assert result is not None
     return result
+
+
+@pytest.mark.parametrize("image,source,grey", [
+    (Image.new("L", (24, 16), 200), "inverted", 55),
+    (Image.new("RGB", (24, 16), "black"), "inverted", 255),
+    (Image.new("RGBA", (24, 16), (9, 9, 9, 64)), "transparent", 191),
+    (Image.new("LA", (24, 16), (9, 0)), "transparent", 255),
+    (Image.new("RGB", (24, 16), "red"), "transparent", 0),
+])  # fmt: skip
+async def test_mask_is_white_where_the_picture_is_black_or_clear(
+    transcoder: PillowTranscoder, image: Image.Image, source: MaskSource, grey: int
+) -> None:
+    """A grey PNG of the same size, linear in between."""
+    made = await transcoder.mask(encoded(image, "png"), source)
+    assert made is not None
+    mask = opened(made)
+    assert (mask.mode, mask.size, mask.getextrema()) == ("L", (24, 16), (grey, grey))
+
+
+def test_mask_of_what_cannot_be_decoded_is_none() -> None:
+    """As for a preview."""
+    whole = encoded(gradient(64, 64), "png")
+    assert mask_of(Picture(whole.content[:100], "png", 64, 64), "inverted") is None
+    assert mask_of(whole, "inverted", max_pixels=64) is None
 
 
 async def test_transcoder_shrinks_off_the_loop(transcoder: PillowTranscoder) -> None:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.codec import (
+    convert_fields,
     decode_client,
     decode_fields,
     decode_server,
@@ -369,3 +370,12 @@ def test_encoded_message_is_one_object_without_null() -> None:
     assert encode(Ping(t=3)) == b'{"type":"ping","t":3}'
     submit = Submit(ref="a", task="t", params=msgspec.Raw(b'{"p":1}'))
     assert encode(submit) == b'{"type":"submit","ref":"a","task":"t","params":{"p":1}}'
+
+
+def test_texts_of_a_form_become_fields_or_name_the_wrong_one() -> None:
+    """A form has no numbers: they are read from their texts; faults are those of JSON."""
+    assert convert_fields({"role": "control", "weight": "0.5"}, Input) == Input(role="control", weight=0.5)
+    for texts, path in (({"role": "init", "end": "2"}, "end"), ({}, "role")):
+        with pytest.raises(ClientFault) as fault:
+            convert_fields(texts, Input)
+        assert (fault.value.code, fault.value.details["path"]) == ("invalid_param", path)

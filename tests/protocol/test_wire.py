@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from websockets.frames import Frame, Opcode
 from websockets.streams import StreamReader
 
-from protocol.wire import PING, binary_frame, frame_head, text_frame
+from protocol.wire import PING, binary_frame, frame_head, payload_of, text_frame
 
 SIZES = (0, 1, 125, 126, 127, 65535, 65536, 70_000)
 
@@ -35,6 +35,7 @@ def test_text_of_each_length_form_is_read_back(size: int) -> None:
     """The length takes 1, 3 or 9 bytes; clients read each."""
     frame = read_back(text_frame(b"x" * size))
     assert (frame.opcode, frame.data) == (Opcode.TEXT, b"x" * size)
+    assert payload_of(text_frame(b"x" * size)) == b"x" * size
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -39,6 +39,18 @@ def test_bucket_goes_on_from_its_state() -> None:
     assert [again.take(10) for _ in range(2)] == [0, 1]
 
 
+def test_bucket_says_how_much_is_left() -> None:
+    """As much as it would give at once, and never less than nothing."""
+    bucket = TokenBucket(rate=2, burst=3)
+    assert bucket.left(0) == 3
+    for left in (2, 1, 0):
+        bucket.take(0)
+        assert bucket.left(0) == left
+    assert [bucket.left(now) for now in (0.49, 0.5, 1.0, 1.5, 99)] == [0, 1, 2, 3, 3]
+    bucket.spend(0)
+    assert bucket.left(0) == 0
+
+
 def test_bucket_takes_back_what_was_not_used() -> None:
     """A token given back can be taken again at once."""
     bucket = TokenBucket(rate=1, burst=1)

@@ -12,8 +12,10 @@ from starlette.applications import Starlette
 from starlette.routing import BaseRoute
 from starlette.types import Receive, Scope, Send
 
+from gateway.core.aliases import ANY, Aliases
 from gateway.core.breaker import State
 from gateway.core.routing import Health
+from gateway.edges.compat.doors import Doors, Terms
 from gateway.edges.events import Streams
 from gateway.edges.guard import Guard
 from gateway.edges.routes import build_app
@@ -49,6 +51,7 @@ class Site:
     url: str
     client: aiohttp.ClientSession
     streams: Streams
+    doors: Doors
     log: FailureLog
     gates: dict[str, dict[str, tuple[GateFacts, Health]]]
     key: str
@@ -80,12 +83,14 @@ async def site(node: NodeUnderTest) -> AsyncIterator[Site]:
     """A served node."""
     log, streams = FailureLog(), Streams()
     gates = {UPSTREAM: {"default": (GateFacts(0, 1, 4, 150, 149, None, State.CLOSED), Health.OK)}}
+    doors = Doors(node.node, Terms(Aliases({"stable-diffusion-v1-6": ANY})), node.transcoder, random.Random(2))
     app = build_app(
         node.node,
         no_socket,
         public_url=PUBLIC_URL,
         promises=PROMISES,
         streams=streams,
+        doors=doors,
         gates=lambda: gates,
         metrics=lambda: b"safelight_up 1\n",
         chance=random.Random(1),
@@ -97,4 +102,4 @@ async def site(node: NodeUnderTest) -> AsyncIterator[Site]:
     assert isinstance(app, Guard)
     assert isinstance(app._app, Starlette)
     async with serve(app) as url, aiohttp.ClientSession() as client:
-        yield Site(node, url, client, streams, log, gates, await node.add_key(), app._app.routes)
+        yield Site(node, url, client, streams, doors, log, gates, await node.add_key(), app._app.routes)

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from gateway.core.records import Identity, Plan
-from gateway.flow.admission import MAX_BUCKETS
+from gateway.flow.admission import MAX_BUCKETS, Allowance
 from protocol.errors import ClientFault
 from protocol.messages import Input, Limits, Submit
 from tests.gateway.flow.studio import PRICE, ScriptedUpstream, Studio, kinds, open_studio, patiently, picture
@@ -80,6 +80,22 @@ async def test_rate_is_kept_for_each_key_and_says_when_to_come_back(tmp_path: Pa
         await admitted(studio, submit("ref-6"), PLAYER)
         await asyncio.sleep((fault.retry_after_ms or 0) / 1000)  # virtual
         await admitted(studio, submit("ref-4"), who)
+
+
+@patiently
+async def test_allowance_says_what_the_rate_leaves(tmp_path: Path) -> None:
+    """How many at once, how many now, and when the next; nothing where the plan sets no rate."""
+    async with open_studio(tmp_path, ScriptedUpstream()) as studio:
+        admission = studio.node.admission
+        who = replace(PLAYER, plan=Plan(submits_per_second=2))
+        assert admission.allowance(PLAYER) is None
+        assert admission.allowance(who) == Allowance(burst=4, period_seconds=2.0, left=4, wait_seconds=0.0)
+        for _ in range(4):
+            admission._check_rate(who)
+        told = admission.allowance(who)
+        assert told is not None
+        assert told.left == 0
+        assert told.wait_seconds == pytest.approx(0.5)
 
 
 @patiently

@@ -1,0 +1,276 @@
+"""What every door does in the same way: identify, store what came along, submit, and answer when the job has ended.
+
+A dialect's handler reads its request into a `Wish` and calls `run` with the `View` that tells the end. Money, limits
+and safety are admission's alone: whatever a wish asks for goes through `admission.submit`, as from any other edge.
+"""
+
+import hashlib
+import random
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+from math import inf
+from typing import Any, Final, Literal
+
+import msgspec
+from msgspec import UNSET, Raw
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gateway.core.aliases import Aliases
+from gateway.core.models import Model
+from gateway.core.params import CONTROLS
+from gateway.core.records import Identity, JobRecord, Submitted
+from gateway.core.reports import Picture
+from gateway.core.scopes import Scope
+from gateway.edges.compat.bodies import Bodies
+from gateway.edges.compat.dialect import Dialect, Result, Sent, Trouble, View, Wish
+from gateway.edges.compat.headers import rate_headers, trouble_headers
+from gateway.edges.compat.patience import Manners, PatientAnswer, Waiting
+from gateway.edges.compat.results import collect
+from gateway.edges.http import authenticate
+from gateway.flow.feeds import Feed
+from gateway.flow.node import Node
+from gateway.ports import MaskSource, Transcoder
+from protocol.errors import ClientFault
+from protocol.ids import is_ulid, make_ulid
+from protocol.ladder import Rung
+from protocol.messages import REF_PATTERN, Input, PreviewFormat, Progress, Submit
+from protocol.wire import payload_of
+
+OnDisconnect = Literal["continue", "cancel"]
+Authenticate = Callable[[Request, Node, Scope], Awaitable[Identity]]
+"""Returns who asks, if they have the scope. Raises `ClientFault`."""
+_REF: Final = re.compile(REF_PATTERN)
+_POLICIES: Final[Mapping[str, OnDisconnect]] = {"continue": "continue", "cancel": "cancel"}
+_OPTIONS: Final = ("weight", "start", "end", "preprocessor")
+_WHO: Final = "safelight.identity"
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What the settings say of all doors."""
+
+    aliases: Aliases
+    on_disconnect: OnDisconnect = "continue"
+    silence_seconds: float = 25.0
+    picture_wait_seconds: float = 55.0
+    max_body: int = 33_554_432
+
+
+class Doors:
+    """The part of the gateway that all dialects share."""
+
+    def __init__(self, node: Node, terms: Terms, transcoder: Transcoder, chance: random.Random) -> None:
+        self.node = node
+        self.terms = terms
+        self.bodies = Bodies(terms.max_body, node.limits.max_upload_bytes)
+        self.waiting = Waiting()
+        self._transcoder = transcoder
+        self._chance = chance
+
+    def drain(self) -> None:
+        """Answer everybody who waits: the node stops, and their jobs go on elsewhere or later."""
+        self.waiting.drain()
+
+    # --- who asks, and for which job ---
+
+    async def identify(self, request: Request, scope: Scope, by: Authenticate = authenticate) -> Identity:
+        """Return who asks and has the scope; what their key's rate leaves is told with the answer.
+
+        Raises `ClientFault`.
+        """
+        identity = await by(request, self.node, scope)
+        request.scope[_WHO] = identity
+        return identity
+
+    async def own_job(self, identity: Identity, job: str) -> JobRecord:
+        """Return a job of the asker's own. Raises `ClientFault` `job_not_found`, the same for unknown and others'."""
+        record = await self.node.jobs.find(job) if is_ulid(job) else None
+        if record is None or (identity.tenant, identity.subject) != (record.tenant, record.subject):
+            raise ClientFault("job_not_found", "there is no such job", details={"path": "id"})
+        return record
+
+    async def result(self, job: str) -> Result:
+        """Return what a job came to that has ended. Raises `Trouble` if it did not end well."""
+        return await collect(self.node, await self.node.feeds.open(job))
+
+    def progress(self, job: str) -> Progress | None:
+        """Return the newest progress of a job that this node works; `None` where none was told."""
+        feed = self.node.feeds.get(job)
+        told = None if feed is None else feed.tail.progress
+        return None if told is None else msgspec.json.decode(payload_of(told[1]), type=Progress)
+
+    # --- asking for a job ---
+
+    async def run(self, request: Request, identity: Identity, wish: Wish, dialect: Dialect, view: View) -> Any:
+        """Return the answer to a wish: one that waits, or at once what `view.accepted` says if that is preferred."""
+        wish, ignored = self.fitted(wish)
+        policy = self._policy(request)
+        made = await self.submit(request, identity, wish, policy)
+        headers = self._headers(request, dialect, made.job.id, ignored)
+        if "respond-async" in _preferences(request):
+            response = await view.accepted(made.job.id)
+            response.headers.update(headers | {"Preference-Applied": "respond-async"})
+            return response
+        manners = Manners(
+            silence=self.terms.silence_seconds if view.is_json else inf,
+            limit=inf if view.is_json else self.terms.picture_wait_seconds,
+            on_disconnect=policy,
+        )
+        return PatientAnswer(
+            made.job.id, _Ending(self, request, dialect, view), manners, feeds=self.node.feeds, clock=self.node.clock,
+            supervisor=self.node.supervisor, waiting=self.waiting, headers=headers,
+        )  # fmt: skip
+
+    async def submit(
+        self, request: Request, identity: Identity, wish: Wish, policy: OnDisconnect = "continue"
+    ) -> Submitted:
+        """Store the wish's pictures and submit it; a repeated `Idempotency-Key` joins its job. Raises `ClientFault`."""
+        inputs = [await self._stored(identity, one) for one in wish.sent]
+        given = {name: value for name, value in wish.params.items() if value is not None}
+        asked = Submit(
+            ref=self._ref(request), task=wish.task, model=wish.model or UNSET, params=Raw(msgspec.json.encode(given)),
+            inputs=inputs, on_disconnect=policy,
+        )  # fmt: skip
+        return await self.node.admission.submit(identity, asked, {}, None)
+
+    def fitted(self, wish: Wish) -> tuple[Wish, tuple[str, ...]]:
+        """Return the wish for the model that its name means, without the hints which that has no use for."""
+        models = self.node.models
+        name = self.terms.aliases.find(wish.model, wish.task, models)
+        useful = models[name].tasks.get(wish.task) if name is not None and name in models else None
+        if name is None or useful is None:
+            return replace(wish, model=name), ()  # admission says why not
+        known = useful | {"prompts"} if "prompt" in useful else useful
+        given = {key for key, value in wish.params.items() if value is not None}
+        ignored = tuple(sorted((given & wish.hints) - known))
+        params = {key: value for key, value in wish.params.items() if key not in ignored}
+        if "negative_prompt" in wish.hints and "negative_prompt" not in known:
+            params, ignored = _without_negatives(params, ignored)
+        params |= {key: value for key, value in wish.defaults.items() if key in known and params.get(key) is None}
+        sent = tuple(_for_model(one, models[name]) for one in wish.sent)
+        return replace(wish, model=name, params=params, sent=sent), ignored
+
+    async def _stored(self, identity: Identity, one: Sent) -> Input:
+        options = {name: value for name in _OPTIONS if (value := getattr(one, name)) is not None}
+        try:
+            record = await self.node.pictures.store_input(identity.tenant, one.content)
+            return msgspec.convert({"role": one.role, "asset": record.id, **options}, Input)
+        except ClientFault as fault:
+            fault.details = {**fault.details, "path": one.name}
+            raise
+        except msgspec.ValidationError as error:
+            raise ClientFault("invalid_param", str(error)[:200], details={"path": one.name}) from error
+
+    def _ref(self, request: Request) -> str:
+        """The job's ref: the client's key if it sent one, in a form that a ref may have."""
+        key = request.headers.get("idempotency-key")
+        if key is None:
+            return make_ulid(self.node.clock.time_ms(), self._chance)
+        key = key.strip().strip('"')  # the IETF's draft has it quoted, vendors have it bare
+        return key if _REF.match(key) else f"key-{hashlib.sha256(key.encode()).hexdigest()[:48]}"
+
+    def _policy(self, request: Request) -> OnDisconnect:
+        return _POLICIES.get(request.headers.get("x-on-disconnect", ""), self.terms.on_disconnect)
+
+    # --- pictures ---
+
+    async def encoded(self, picture: Picture, format: PreviewFormat, quality: int = 90) -> bytes:
+        """Return a finished picture in a format, as it is if it has that already. Raises `Trouble`."""
+        if picture.format == format:
+            return picture.content
+        rung = Rung(max(picture.width, picture.height), format, quality)
+        made = await self._transcoder.shrink(picture, rung)
+        if made is None:
+            raise Trouble("invalid_output", "the picture cannot be decoded")
+        return made[0]
+
+    async def mask(self, content: bytes, source: MaskSource, name: str) -> bytes:
+        """Return a mask that is white where a picture is black, or transparent. Raises `ClientFault`.
+
+        `name` is what the dialect calls the picture.
+        """
+        picture = self.measured(content, name)
+        made = await self._transcoder.mask(picture, source)
+        if made is None:
+            raise ClientFault("image_decode_failed", "the image is broken", details={"path": name})
+        return made
+
+    def measured(self, content: bytes, name: str) -> Picture:
+        """Return a picture as its head tells it, before anything decodes it. Raises `ClientFault`."""
+        try:
+            return self.node.pictures.checked(content)
+        except ClientFault as fault:
+            fault.details = {**fault.details, "path": name}
+            raise
+
+    # --- headers ---
+
+    def _headers(self, request: Request, dialect: Dialect, job: str, ignored: tuple[str, ...]) -> dict[str, str]:
+        headers = {"X-Job-Id": job} | ({"X-Ignored": ", ".join(ignored)} if ignored else {})
+        identity: Identity = request.scope[_WHO]
+        return headers | rate_headers(self.node.admission.allowance(identity), x_names=dialect.tells_x_ratelimit)
+
+    def refuse(self, request: Request, trouble: Trouble, dialect: Dialect) -> Response:
+        """Return how a dialect says what went wrong, with the headers that all doors share."""
+        response = dialect.refusal(trouble, request.scope["safelight.request"])
+        identity: Identity | None = request.scope.get(_WHO)
+        allowance = None if identity is None else self.node.admission.allowance(identity)
+        response.headers.update(trouble_headers(trouble, allowance, x_names=dialect.tells_x_ratelimit))
+        if response.status_code == 401:
+            response.headers["WWW-Authenticate"] = dialect.challenge
+        return response
+
+
+@dataclass(frozen=True, slots=True)
+class _Ending:
+    """See `gateway.edges.compat.patience.Told`."""
+
+    doors: Doors
+    request: Request
+    dialect: Dialect
+    view: View
+
+    async def ended(self, feed: Feed) -> Response:
+        try:
+            return await self.view.finished(await collect(self.doors.node, feed))
+        except ClientFault as fault:
+            trouble = Trouble.of(fault)
+        except Trouble as told:
+            trouble = told
+        except Exception as error:  # noqa: BLE001 - the answer may have begun: its end must still be one that says so
+            self.doors.node.supervisor.report(f"answer to {feed.tail.job}", error)
+            trouble = Trouble("internal", "the gateway failed; its log has the reason")
+        return self.doors.refuse(self.request, replace(trouble, job=feed.tail.job), self.dialect)
+
+    def gave_up(self, trouble: Trouble) -> Response:
+        return self.doors.refuse(self.request, trouble, self.dialect)
+
+    async def left(self, job: str) -> None:
+        record = await self.doors.node.jobs.find(job)
+        if record is not None and not record.has_ended:
+            await self.doors.node.admission.cancel(record, "client")
+
+
+def _for_model(one: Sent, model: Model) -> Sent:
+    """Name a control image as the model does, and what makes it of a picture."""
+    if one.role not in CONTROLS:
+        return one
+    made_by = one.role if one.is_raw and one.role in model.preprocessors else one.preprocessor
+    is_any = one.role not in model.controls and "control" in model.controls
+    return replace(one, role="control" if is_any else one.role, preprocessor=made_by)
+
+
+def _preferences(request: Request) -> set[str]:
+    told = ",".join(request.headers.getlist("prefer"))
+    return {one.partition(";")[0].strip().lower() for one in told.split(",")}
+
+
+def _without_negatives(params: dict[str, Any], ignored: tuple[str, ...]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Leave out the parts of the prompt that say what should not be seen."""
+    parts = params.get("prompts") or []
+    kept = [part for part in parts if part.get("weight", 1) >= 0]
+    if len(kept) == len(parts):
+        return params, ignored
+    return {**params, "prompts": kept}, tuple(sorted({*ignored, "negative_prompt"}))

@@ -1,0 +1,112 @@
+"""What holds at every door: one admission, whichever way a request came."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from gateway.core.records import NewJob
+from gateway.ledger import schema
+from gateway.upstreams.stability_v1 import Engine, StabilityV1
+from tests.end_to_end.harness import gateway_here
+from tests.gateway.edges.compat.conftest import Door, open_door
+from tests.gateway.edges.compat.stability_v1.test_routes import ASKED, TEXT, b64
+from tests.gateway.parts import migrated
+from tests.pictures import flat
+
+NATIVE = {
+    "task": "txt2img",
+    "model": "easel",
+    "params": {"prompt": "a lighthouse", "width": 128, "height": 192, "steps": 10, "seed": 7},
+}
+UNLIKE = ("id", "run", "ref", "created_ms", "ref_expires_ms")
+"""What no two jobs share."""
+
+
+@pytest.fixture
+async def seen(door: Door) -> AsyncIterator[list[NewJob]]:
+    """What admission asks the ledger to write."""
+    jobs, seen = door.running.gateway.node.admission._ledger.jobs, []
+    submit = jobs.submit
+
+    async def noting(new: NewJob) -> Any:
+        seen.append(new)
+        return await submit(new)
+
+    jobs.submit = noting  # type: ignore[method-assign]
+    yield seen
+    jobs.submit = submit  # type: ignore[method-assign]
+
+
+async def test_request_is_the_same_to_admission_through_every_door(door: Door, seen: list[NewJob]) -> None:
+    """The normal form, the fingerprint, the price, who asks and every limit: only ids and times differ."""
+    assert (await door.ask("POST", "/v1/jobs", NATIVE)).status == 202
+    assert (await door.ask("POST", TEXT, ASKED)).status == 200
+    native, foreign = ({name: getattr(one, name) for name in NewJob.__slots__ if name not in UNLIKE} for one in seen)
+    assert native == foreign
+    assert (native["fingerprint"], native["price_micros"]) == (seen[0].fingerprint, 400)
+
+
+async def test_inputs_are_the_same_to_admission_through_every_door(door: Door, seen: list[NewJob]) -> None:
+    """A picture that came along is the asset that it would be, had it been uploaded before."""
+    init, mask = flat((9, 8, 7), (128, 192)), flat(255, (128, 192), "L")
+    assets = [(await door.ask("PUT", "/v1/assets", one)).json["asset"] for one in (init, mask)]
+    inputs = [{"role": role, "asset": asset} for role, asset in zip(("init", "mask"), assets, strict=True)]
+    params = {"prompt": "a lighthouse", "steps": 10, "seed": 7, "strength": 1.0}
+    native = {"task": "inpaint", "model": "easel", "params": params, "inputs": inputs}
+    assert (await door.ask("POST", "/v1/jobs", native)).status == 202
+    asked = {"text_prompts": [{"text": "a lighthouse"}], "steps": 10, "seed": 7}
+    asked |= {"init_image": b64(init), "mask_image": b64(mask)}
+    path = TEXT.replace("text-to-image", "image-to-image-inpainting")
+    assert (await door.ask("POST", path, asked)).status == 200
+    assert (seen[0].fingerprint, seen[0].body_hash) == (seen[1].fingerprint, seen[1].body_hash)
+
+
+async def test_one_key_joins_its_job_from_either_door(door: Door) -> None:
+    """A ref is the subject's, not the door's."""
+    door.easel.hold = asyncio.Event()
+    made = await door.ask("POST", "/v1/jobs", NATIVE, idempotency_key="shot-1")
+    joined = asyncio.ensure_future(door.ask("POST", TEXT, ASKED, idempotency_key="shot-1"))
+    while len(door.running.gateway.doors.waiting) == 0:
+        await asyncio.sleep(0.01)
+    door.easel.hold.set()
+    assert (await joined).headers["X-Job-Id"] == made.json["job"]
+    assert len(door.easel.orders) == 1
+
+
+async def test_progress_is_told_by_the_native_stream_too(door: Door) -> None:
+    """A job from a door is a job: its events and its list are there."""
+    answer = await door.ask("POST", TEXT, ASKED)
+    job = answer.headers["X-Job-Id"]
+    events = await door.ask("GET", f"/v1/jobs/{job}/events")
+    assert b"event: accepted" in events.body
+    assert b"event: completed" in events.body
+
+
+async def test_gateway_stands_before_a_gateway(tmp_path: Any) -> None:
+    """Our own v1 adapter is a client that was written against the vendor: the door is the vendor to it."""
+    inner, outer = tmp_path / "inner", tmp_path / "outer"
+    inner.mkdir(), outer.mkdir()
+    (outer / "ledger.db").write_bytes(migrated())
+    async with open_door(inner) as door:
+        engines = {"stable-diffusion-v1-6": Engine("stable-diffusion-v1-6", price_micros=900)}
+        vendor = StabilityV1(name="inner", base_url=door.running.url, api_key=door.running.key, engines=engines)
+        async with gateway_here(outer, upstreams=[vendor]) as running:
+            before = Door(running, door.easel, door.client)
+            asked = ASKED | {"width": 512, "height": 512, "samples": 2, "sampler": "K_EULER", "cfg_scale": 9}
+            answer = await before.ask("POST", TEXT, asked)
+            assert [one["seed"] for one in answer.json["artifacts"]] == [7, 8]
+            assert [one["finishReason"] for one in answer.json["artifacts"]] == ["SUCCESS", "SUCCESS"]
+            init, mask = flat((9, 8, 7), (512, 512)), flat(255, (512, 512), "L")
+            path = TEXT.replace("text-to-image", "image-to-image-inpainting")
+            answer = await before.ask("POST", path, asked | {"init_image": b64(init), "mask_image": b64(mask)})
+            assert (answer.status, len(answer.json["artifacts"])) == (200, 2)
+            findings = await vendor.probe()
+            assert findings.problems == ()
+            calls = schema.calls
+            rows = await running.gateway.ledger.store.read(lambda connection: connection.execute(select(calls)).all())
+            assert [row.cost_micros for row in rows] == [1800, 1800]
+        tasks = [order.request.task for order in door.easel.orders]
+        assert tasks == ["txt2img", "inpaint"]
