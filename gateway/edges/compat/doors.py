@@ -7,10 +7,10 @@ and safety are admission's alone: whatever a wish asks for goes through `admissi
 import hashlib
 import random
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 from msgspec import UNSET, Raw
@@ -38,6 +38,7 @@ from protocol.ladder import Rung
 from protocol.messages import REF_PATTERN, Input, PreviewFormat, Progress, Submit
 from protocol.wire import payload_of
 
+T = TypeVar("T")
 OnDisconnect = Literal["continue", "cancel"]
 Authenticate = Callable[[Request, Node, Scope], Awaitable[Identity]]
 """Returns who asks, if they have the scope. Raises `ClientFault`."""
@@ -45,6 +46,16 @@ _REF: Final = re.compile(REF_PATTERN)
 _POLICIES: Final[Mapping[str, OnDisconnect]] = {"continue": "continue", "cancel": "cancel"}
 _OPTIONS: Final = ("weight", "start", "end", "preprocessor")
 _WHO: Final = "safelight.identity"
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A job that a door has asked for."""
+
+    job: str
+    policy: OnDisconnect
+    headers: dict[str, str]
+    """What all doors say beside their answer to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +104,10 @@ class Doors:
 
     async def result(self, job: str) -> Result:
         """Return what a job came to that has ended. Raises `Trouble` if it did not end well."""
-        return await collect(self.node, await self.node.feeds.open(job))
+        feed = await self.node.feeds.open(job)
+        if not feed.has_ended and (found := await self.node.jobs.log(job)) is not None:
+            feed = self.node.feeds.fill(*found)  # the ledger has the end, and this node's feed is about to hear of it
+        return await collect(self.node, feed)
 
     def progress(self, job: str) -> Progress | None:
         """Return the newest progress of a job that this node works; `None` where none was told."""
@@ -105,33 +119,78 @@ class Doors:
 
     async def run(self, request: Request, identity: Identity, wish: Wish, dialect: Dialect, view: View) -> Any:
         """Return the answer to a wish: one that waits, or at once what `view.accepted` says if that is preferred."""
-        wish, ignored = self.fitted(wish)
-        policy = self._policy(request)
-        made = await self.submit(request, identity, wish, policy)
-        headers = self._headers(request, dialect, made.job.id, ignored)
+        return await self.answer(request, await self.begin(request, identity, wish, dialect), dialect, view)
+
+    async def begin(
+        self,
+        request: Request,
+        identity: Identity,
+        wish: Wish,
+        dialect: Dialect,
+        *,
+        ref: str | None = None,
+        ignored: Sequence[str] = (),
+    ) -> Begun:
+        """Submit a wish. Raises `ClientFault`.
+
+        `ref` is the job's if the client sent no key; `ignored` is what the dialect left out by itself.
+        """
+        wish, left_out = self.fitted(wish)
+        policy = self.policy(request)
+        made = await self.submit(request, identity, wish, policy, ref)
+        headers = self._headers(request, dialect, made.job.id, tuple(sorted({*ignored, *left_out})))
+        return Begun(made.job.id, policy, headers)
+
+    async def answer(self, request: Request, begun: Begun, dialect: Dialect, view: View) -> Any:
+        """Return the answer that waits for a job, or what `view.accepted` says if that is preferred."""
+        headers = begun.headers
         if "respond-async" in _preferences(request):
-            response = await view.accepted(made.job.id)
+            response = await view.accepted(begun.job)
             response.headers.update(headers | {"Preference-Applied": "respond-async"})
             return response
         manners = Manners(
             silence=self.terms.silence_seconds if view.is_json else inf,
             limit=inf if view.is_json else self.terms.picture_wait_seconds,
-            on_disconnect=policy,
+            on_disconnect=begun.policy,
         )
         return PatientAnswer(
-            made.job.id, _Ending(self, request, dialect, view), manners, feeds=self.node.feeds, clock=self.node.clock,
+            begun.job, _Ending(self, request, dialect, view), manners, feeds=self.node.feeds, clock=self.node.clock,
             supervisor=self.node.supervisor, waiting=self.waiting, headers=headers,
         )  # fmt: skip
 
+    async def ended(self, feed: Feed, tell: Callable[[Result], Awaitable[T]]) -> T | Trouble:
+        """Return what `tell` makes of what a job came to that has ended, or what went wrong; it does not raise."""
+        try:
+            return await tell(await collect(self.node, feed))
+        except ClientFault as fault:
+            trouble = Trouble.of(fault)
+        except Trouble as told:
+            trouble = told
+        except Exception as error:  # noqa: BLE001 - the answer may have begun: its end must still be one that says so
+            self.node.supervisor.report(f"answer to {feed.tail.job}", error)
+            trouble = Trouble("internal", "the gateway failed; its log has the reason")
+        return replace(trouble, job=feed.tail.job)
+
+    async def abandon(self, job: str) -> None:
+        """Cancel a job for which nobody waits any more, if it has not ended."""
+        record = await self.node.jobs.find(job)
+        if record is not None and not record.has_ended:
+            await self.node.admission.cancel(record, "client")
+
     async def submit(
-        self, request: Request, identity: Identity, wish: Wish, policy: OnDisconnect = "continue"
+        self,
+        request: Request,
+        identity: Identity,
+        wish: Wish,
+        policy: OnDisconnect = "continue",
+        ref: str | None = None,
     ) -> Submitted:
         """Store the wish's pictures and submit it; a repeated `Idempotency-Key` joins its job. Raises `ClientFault`."""
         inputs = [await self._stored(identity, one) for one in wish.sent]
         given = {name: value for name, value in wish.params.items() if value is not None}
         asked = Submit(
-            ref=self._ref(request), task=wish.task, model=wish.model or UNSET, params=Raw(msgspec.json.encode(given)),
-            inputs=inputs, on_disconnect=policy,
+            ref=self._ref(request, ref), task=wish.task, model=wish.model or UNSET,
+            params=Raw(msgspec.json.encode(given)), inputs=inputs, on_disconnect=policy,
         )  # fmt: skip
         return await self.node.admission.submit(identity, asked, {}, None)
 
@@ -163,15 +222,20 @@ class Doors:
         except msgspec.ValidationError as error:
             raise ClientFault("invalid_param", str(error)[:200], details={"path": one.name}) from error
 
-    def _ref(self, request: Request) -> str:
+    def _ref(self, request: Request, other: str | None) -> str:
         """The job's ref: the client's key if it sent one, in a form that a ref may have."""
         key = request.headers.get("idempotency-key")
         if key is None:
-            return make_ulid(self.node.clock.time_ms(), self._chance)
+            return other or self.new_ref()
         key = key.strip().strip('"')  # the IETF's draft has it quoted, vendors have it bare
         return key if _REF.match(key) else f"key-{hashlib.sha256(key.encode()).hexdigest()[:48]}"
 
-    def _policy(self, request: Request) -> OnDisconnect:
+    def new_ref(self) -> str:
+        """Return a ref that nobody has."""
+        return make_ulid(self.node.clock.time_ms(), self._chance)
+
+    def policy(self, request: Request) -> OnDisconnect:
+        """Return what becomes of a job when the last client that waits for it goes away."""
         return _POLICIES.get(request.headers.get("x-on-disconnect", ""), self.terms.on_disconnect)
 
     # --- pictures ---
@@ -233,24 +297,14 @@ class _Ending:
     view: View
 
     async def ended(self, feed: Feed) -> Response:
-        try:
-            return await self.view.finished(await collect(self.doors.node, feed))
-        except ClientFault as fault:
-            trouble = Trouble.of(fault)
-        except Trouble as told:
-            trouble = told
-        except Exception as error:  # noqa: BLE001 - the answer may have begun: its end must still be one that says so
-            self.doors.node.supervisor.report(f"answer to {feed.tail.job}", error)
-            trouble = Trouble("internal", "the gateway failed; its log has the reason")
-        return self.doors.refuse(self.request, replace(trouble, job=feed.tail.job), self.dialect)
+        told = await self.doors.ended(feed, self.view.finished)
+        return self.doors.refuse(self.request, told, self.dialect) if isinstance(told, Trouble) else told
 
     def gave_up(self, trouble: Trouble) -> Response:
         return self.doors.refuse(self.request, trouble, self.dialect)
 
     async def left(self, job: str) -> None:
-        record = await self.doors.node.jobs.find(job)
-        if record is not None and not record.has_ended:
-            await self.doors.node.admission.cancel(record, "client")
+        await self.doors.abandon(job)
 
 
 def _for_model(one: Sent, model: Model) -> Sent:
