@@ -23,7 +23,7 @@ from gateway.config.fields import (
     Size,
     Text,
 )
-from gateway.config.upstreams import STABILITY_V1_ENGINES, Engine, Upstream
+from gateway.config.upstreams import OPENAI_IMAGE_MODELS, STABILITY_V1_ENGINES, Engine, Upstream
 from gateway.core.algorithms import Algorithm
 from protocol import messages
 
@@ -149,7 +149,8 @@ class Work:
 
 
 def _vendors_names() -> Mapping[str, str]:
-    return dict.fromkeys(("stable-diffusion-v1-5", *STABILITY_V1_ENGINES, "esrgan-v1-x2plus"), "*")
+    stability = ("stable-diffusion-v1-5", *STABILITY_V1_ENGINES, "esrgan-v1-x2plus")
+    return dict.fromkeys((*stability, *OPENAI_IMAGE_MODELS), "*")
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,18 @@ STABILITY_V1_ENGINES: Final = (
     "stable-diffusion-v1-6",
 )
 """The engines of Stability's first API whose rules the gateway knows."""
+OPENAI_IMAGE_MODELS: Final = (
+    "gpt-image-1",
+    "gpt-image-1-mini",
+    "gpt-image-1.5",
+    "gpt-image-2",
+    "gpt-image-2.5-sunburst",
+    "gpt-image-2.5-flare",
+    "chatgpt-image-latest",
+    "dall-e-2",
+    "dall-e-3",
+)
+"""The models of OpenAI's that programs name most."""
 STABILITY_V2BETA_PRICES: Final = {
     "core": 30_000,
     "ultra": 80_000,

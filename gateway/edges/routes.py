@@ -14,6 +14,7 @@ from gateway.edges.assets import AssetRoutes
 from gateway.edges.auth import AuthRoutes
 from gateway.edges.compat.dialect import Dialect, Trouble
 from gateway.edges.compat.doors import Doors
+from gateway.edges.compat.openai_images import OpenaiImagesDoor
 from gateway.edges.compat.refusing import Refusals
 from gateway.edges.compat.stability_v1 import StabilityV1Door
 from gateway.edges.events import EventRoutes, Streams
@@ -59,7 +60,7 @@ def build_app(
         EventRoutes(node, public_url, streams),
         InfoRoutes(node, promises, gates, metrics),
     )
-    dialects = dialects_of(doors)
+    dialects = dialects_of(doors, public_url)
     refusals = Refusals(doors, dialects)
     app = Starlette(
         routes=[
@@ -90,6 +91,6 @@ def build_app(
     )
 
 
-def dialects_of(doors: Doors) -> tuple[Dialect, ...]:
+def dialects_of(doors: Doors, public_url: str) -> tuple[Dialect, ...]:
     """Return every dialect that is spoken at the doors."""
-    return (StabilityV1Door(doors),)
+    return (StabilityV1Door(doors), OpenaiImagesDoor(doors, public_url))
