@@ -36,7 +36,7 @@ class Paint(msgspec.Struct, frozen=True, tag="paint"):
     height: int
     steps: int
     count: int = 1
-    denoiser: DenoiserName = "network"
+    denoiser: DenoiserName = "closed_form"
     guidance: float = 7.0
     negative_prompt: str = ""
     strength: float = 1.0

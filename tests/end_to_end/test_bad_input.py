@@ -228,7 +228,7 @@ BAD_REQUESTS: list[tuple[str, str, bytes | None, dict[str, str], int, str, str]]
     ("POST", "/v1/tokens", b'{"subject":"a/b"}', {}, 422, "invalid_param", "subject"),
     ("POST", "/v1/tokens", b'{"ttl_ms":0}', {}, 422, "invalid_param", "ttl_ms"),
     ("POST", "/v1/tokens", b'{"scopes":["all"]}', {}, 422, "invalid_param", "scopes"),
-    ("POST", "/v1/tokens", b" " * 5000, {}, 413, "payload_too_large", "body"),
+    ("POST", "/v1/tokens", b" " * 17_000, {}, 413, "payload_too_large", "body"),
     ("GET", "/v1/nothing", None, {}, 404, "not_found", ""),
     ("GET", "/v1/jobs/", None, {}, 404, "", ""),
     ("PATCH", "/v1/jobs", b"{}", {}, 405, "method_not_allowed", ""),
@@ -253,13 +253,13 @@ async def test_credential_that_is_wrong_opens_no_route(tmp_path: Path) -> None:
     """Every route that needs one says `unauthorized` and how to ask; a token's time that is over is told as such."""
     async with gateway_here(tmp_path, upstreams=[PaperUpstream()]) as running:
         token = await token_of(running, "player")
-        head, key, body, mac = token.split(".")
+        head, body, mac = token.split(".")
         other = (await token_of(running, "somebody")).split(".")
         wrong = [
             "", "Bearer", "Bearer ", "Basic YTpi", f"Token {running.key}", f"Bearer {running.key}x",
-            f"Bearer {running.key[:-1]}", "Bearer sk-sl-", f"Bearer {'x' * 5000}", f"Bearer {head}.{key}.{body}",
-            f"Bearer {head}.{key}.{other[2]}.{mac}", f"Bearer g1.{key}.{body}.{mac}", f"Bearer {token}\u00e9",
-            f"Bearer {head}.{key}.{body}.", "Bearer ....",
+            f"Bearer {running.key[:-1]}", "Bearer sk-sl-", f"Bearer {'x' * 5000}", f"Bearer {head}.{body}",
+            f"Bearer {head}.{other[1]}.{mac}", f"Bearer g1.{head}.{body}.{mac}", f"Bearer {token}\u00e9",
+            f"Bearer {head}.{body}.", "Bearer ....",
         ]  # fmt: skip
         routes = [("GET", "/v1/jobs"), ("POST", "/v1/jobs"), ("POST", "/v1/tickets"), ("POST", "/v1/tokens"),
                   ("PUT", "/v1/assets"), ("GET", f"/v1/jobs/{NO_JOB}"), ("GET", f"/v1/assets/{'0' * 64}")]  # fmt: skip

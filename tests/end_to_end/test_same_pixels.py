@@ -53,7 +53,7 @@ async def test_another_seed_or_model_has_other_pixels(tmp_path: Path) -> None:
         found = [
             await _finished(running, http, {"task": "txt2img", "model": model, "params": {**params, "seed": seed}})
             for seed in (1, 2)
-            for model in ("icons", "icons-closed-form")
+            for model in ("icons", "icons-network")
         ]
     # Until there is a trained network both models are the baseline.
     assert len(set(found)) == (2 if find_spec("gateway.engine.denoise.network") is None else 4)

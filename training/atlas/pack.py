@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
+import numpy as np
 from PIL import Image
 
 from gateway.engine.atlas import Icon, Pixels
+from training.atlas.choose import held_out
 
 _EPOCH: Final = (1980, 1, 1, 0, 0, 0)
 _UNIX: Final = 3
@@ -22,6 +24,18 @@ def pack_pictures(pixels: Mapping[str, Pixels], path: Path) -> None:
             entry = zipfile.ZipInfo(f"{name}.webp", _EPOCH)
             entry.create_system = _UNIX  # else it tells on which system this ran
             packed.writestr(entry, webp(pixels[name]))
+
+
+def pack_large(pixels: Mapping[str, Pixels], categories: Mapping[str, str], path: Path) -> None:
+    """Write what the network is trained on: pictures at full size, and which of them are held out."""
+    names = sorted(pixels)
+    np.savez(
+        path,
+        names=np.array(names),
+        rgba=np.stack([pixels[name] for name in names]),
+        category=np.array([categories[name] for name in names]),
+        heldout=np.array([held_out(name) for name in names]),
+    )
 
 
 def webp(pixels: Pixels) -> bytes:

@@ -45,7 +45,14 @@ def _guidance(denoiser: Denoiser) -> list[Cell]:
 
 
 def _negative(denoiser: Denoiser) -> list[Cell]:
-    cases = (("apple", ""), ("apple", "red"), ("cat", ""), ("cat", "face"), ("fruit", ""), ("fruit", "apple, red"))
+    cases = (
+        ("apple", ""),
+        ("apple", "red"),
+        ("heart", ""),
+        ("heart", "red"),
+        ("fruit", ""),
+        ("fruit", "grape, banana"),
+    )
     return [
         (f"{prompt}, not {negative}" if negative else prompt, drawn(denoiser, _of(prompt, negative_prompt=negative)))
         for prompt, negative in cases

@@ -15,12 +15,13 @@ _CHOICE = 1
 
 
 def guidance_scale(guidance: float) -> float:
-    """Return how far a guess goes from the one without words (0) to the one with them (1), and beyond.
+    """Return how far a guess goes from the one without a sketch (0) to the one with it (1), and beyond.
 
     Users think in the scale of large models, where 7 is usual and 30 the most; this model's colours break from 3 on, so
-    that 1..30 becomes 1..3.4, and 7 becomes 1.5.
+    that 1..30 becomes 1..3.4, and 7 becomes 1.5. Below 1 the words count less in choosing the sketch, and at 0 not at
+    all; whichever it is, it is followed: without one the network draws coloured shapes and nothing more.
     """
-    return guidance if guidance <= 1 else 1 + (guidance - 1) / 12
+    return 1 + max(0.0, guidance - 1) / 12
 
 
 def line_weight(weight: float) -> float:

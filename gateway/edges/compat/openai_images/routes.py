@@ -102,7 +102,7 @@ class OpenaiImagesDoor(Words):
 
     async def result(self, request: Request) -> Response:
         """Tell how far a job is, and its pictures once it has ended well."""
-        identity = await self._doors.identify(request, "generate")
+        identity = await self._doors.identify(request, "read")
         record = await self._doors.own_job(identity, request.path_params["job"])
         if not record.has_ended:
             return answer(unfinished(record.id, "running" if record.attempt else "queued"))

@@ -18,7 +18,7 @@ def test_engine_fills_the_upstream_port() -> None:
     upstream: Upstream = Engine(name="house")
     icons, baseline = upstream.models
     assert (icons.id, icons.upstream, icons.billed, icons.price_micros) == ("icons", "house", False, 0)
-    assert (baseline.id, baseline.tasks) == ("icons-closed-form", icons.tasks)
+    assert (baseline.id, baseline.tasks) == ("icons-network", icons.tasks)
     assert sorted(icons.tasks) == ["controlnet", "img2img", "inpaint", "reference", "txt2img", "upscale"]
     assert icons.params == {
         "prompt", "negative_prompt", "width", "height", "steps", "guidance", "seed", "n", "strength", "scale", "tiling",
@@ -49,7 +49,7 @@ async def test_engine_paints_each_next_picture_of_a_call_from_the_next_seed(engi
     assert both[1].picture == second[0].picture
 
 
-@pytest.mark.parametrize("model", ["icons", "icons-closed-form"])
+@pytest.mark.parametrize("model", ["icons", "icons-network"])
 async def test_engine_paints_the_same_bytes_in_each_of_its_processes(model: str) -> None:
     """Two processes painting at once agree, and so does one that comes after them."""
     engine = Engine(processes=2)
@@ -64,9 +64,7 @@ async def test_engine_paints_the_same_bytes_in_each_of_its_processes(model: str)
 
 async def test_models_paint_differently(engine: Engine) -> None:
     """Each order says which of the denoisers it wants; a process has them all."""
-    pictures = [
-        (await made(engine, order(model=model)))[0].picture for model in ("icons", "icons-closed-form", "icons")
-    ]
+    pictures = [(await made(engine, order(model=model)))[0].picture for model in ("icons", "icons-network", "icons")]
     assert pictures[0] == pictures[2] != pictures[1]
     assert len(engine._processes) == 1
 

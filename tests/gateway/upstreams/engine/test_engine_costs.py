@@ -35,7 +35,7 @@ def megabytes(pid: int) -> tuple[float, float]:
 
 
 @pytest.mark.timing
-@pytest.mark.parametrize("model", ["icons", "icons-closed-form"])
+@pytest.mark.parametrize("model", ["icons", "icons-network"])
 @pytest.mark.parametrize("edge,count,most", [(64, 1, 0.6), (64, 4, 2.0), (512, 1, 0.7), (512, 4, 2.4)])
 async def test_twenty_steps_take_little_of_one_core(
     engine: Engine, model: str, edge: int, count: int, most: float
@@ -48,7 +48,7 @@ async def test_twenty_steps_take_little_of_one_core(
 
 
 @pytest.mark.timing
-@pytest.mark.parametrize("model", ["icons", "icons-closed-form"])
+@pytest.mark.parametrize("model", ["icons", "icons-network"])
 async def test_first_preview_comes_at_once(engine: Engine, model: str) -> None:
     """At most 100 ms after the gateway was told that the work has begun; the best of three, for the machine's sake."""
     waits = []
@@ -65,7 +65,7 @@ async def test_first_preview_comes_at_once(engine: Engine, model: str) -> None:
 @pytest.mark.parametrize("options", [{}, {"tiling": True}, {"background": "transparent"}])
 async def test_process_stays_small(engine: Engine, options: dict[str, Any]) -> None:
     """Also after the largest pictures that it paints, one after the other with both models."""
-    for model in ("icons", "icons-closed-form"):
+    for model in ("icons", "icons-network"):
         await told(engine, order(model=model, width=2048, height=2048, steps=2, **options))
     assert max(megabytes(process_id(engine))) <= MOST_MEGABYTES
 

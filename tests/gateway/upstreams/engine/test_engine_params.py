@@ -39,7 +39,7 @@ CHANGES: list[Any] = [
     ("txt2img", {}, {"tiling": True}),
     ("txt2img", {}, {"background": "transparent"}),
     ("txt2img", {}, {"style": "pixel-art"}),
-    ("txt2img", {}, {"model": "icons-closed-form"}),
+    ("txt2img", {}, {"model": "icons-network"}),
     ("img2img", INIT, {"inputs": {"init": square()}}),
     ("img2img", INIT, {"strength": 0.3}),
     ("img2img", INIT, {"prompt": "a blue fish"}),
@@ -166,9 +166,9 @@ def test_what_says_nothing_is_taken() -> None:
 
 async def test_route_under_another_name_has_its_denoiser(engine: Engine) -> None:
     """The settings may offer a model under any name: what counts is the engine's own."""
-    call = order(model="icons-closed-form")
+    call = order(model="icons-network")
     renamed = await made(engine, call)
-    assert call.model.vendor_model == "icons-closed-form"
+    assert call.model.vendor_model == "icons-network"
     assert renamed[0].picture != (await made(engine, order()))[0].picture
 
 

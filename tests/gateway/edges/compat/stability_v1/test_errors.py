@@ -62,7 +62,6 @@ BODIES: list[tuple[Json, str, str]] = [
 OUR_BODIES: list[tuple[Json, str, str]] = [
     ({"samples": 9}, "invalid_samples", "samples"),  # the model's most is 8
     ({"sampler": "DDIM"}, "bad_request", "sampler"),  # none of the model's
-    ({"style_preset": "anime"}, "bad_request", "style_preset"),
     ({"width": 4096}, "invalid_height_or_width", "width"),
     ({"width": 2048, "height": 2048}, "invalid_pixel_count", "width"),
     ({"text_prompts": [{"text": "fog", "weight": -1}]}, "bad_request", "text_prompts"),
