@@ -55,17 +55,32 @@ def shrunk(picture: Picture, rung: Rung, max_pixels: int = MAX_PIXELS) -> tuple[
 
 
 def mask_of(picture: Picture, source: MaskSource, max_pixels: int = MAX_PIXELS) -> bytes | None:
-    """Return a grey PNG, white where the picture is black or transparent; `None` as `shrunk`."""
+    """Return a grey PNG, white where the picture is black, transparent or opaque; `None` as `shrunk`."""
     try:
         # Drafted for its own size: a JPEG is decoded whole.
         image = _decode(picture, max(picture.width, picture.height), max_pixels)
     except _BROKEN:
         return None
-    grey = _transparency(image) if source == "transparent" else image.convert("RGB").convert("L")
-    return _png(ImageOps.invert(grey), 0)
+    return _png(_MASKS[source](image), 0)
 
 
-def _transparency(image: Image.Image) -> Image.Image:
+def _inverted(image: Image.Image) -> Image.Image:
+    return ImageOps.invert(image.convert("RGB").convert("L"))
+
+
+def _transparent(image: Image.Image) -> Image.Image:
+    return ImageOps.invert(_opacity(image))
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    """What was drawn on nothing, whatever its colour; a picture that is opaque everywhere is its own mask."""
+    opacity = _opacity(image)
+    if opacity.getextrema()[0] == 255:
+        return image.convert("RGB").convert("L")
+    return opacity.point(lambda level: 255 if level > 128 else 0)
+
+
+def _opacity(image: Image.Image) -> Image.Image:
     return image.getchannel("A") if image.mode == "RGBA" else Image.new("L", image.size, 255)
 
 
@@ -123,4 +138,9 @@ _ENCODERS: Final[Mapping[PreviewFormat, Callable[[Image.Image, int], bytes]]] = 
     "webp": _webp,
     "png": _png,
     "raw": _rgba,
+}
+_MASKS: Final[Mapping[MaskSource, Callable[[Image.Image], Image.Image]]] = {
+    "inverted": _inverted,
+    "transparent": _transparent,
+    "opaque": _opaque,
 }

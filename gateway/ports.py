@@ -409,8 +409,9 @@ class KeysUnreachable(Exception):
     """An issuer's keys cannot be fetched, and none are left from before."""
 
 
-MaskSource = Literal["inverted", "transparent"]
-"""What a mask is made of: a picture that is black where it is changed, or one that is transparent there."""
+MaskSource = Literal["inverted", "transparent", "opaque"]
+"""What a mask is made of: a picture that is black where it is changed, one that is transparent there, or one that is
+opaque there (and white, if it is opaque everywhere)."""
 
 
 class Transcoder(Protocol):

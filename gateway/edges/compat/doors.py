@@ -253,7 +253,7 @@ class Doors:
         return made[0]
 
     async def mask(self, content: bytes, source: MaskSource, name: str) -> bytes:
-        """Return a mask that is white where a picture is black, or transparent. Raises `ClientFault`.
+        """Return a mask that is white where a picture is black, transparent or opaque. Raises `ClientFault`.
 
         `name` is what the dialect calls the picture.
         """
