@@ -12,6 +12,7 @@ from starlette.types import ASGIApp
 from gateway.core.routing import Health
 from gateway.edges.assets import AssetRoutes
 from gateway.edges.auth import AuthRoutes
+from gateway.edges.compat.a1111 import A1111Door
 from gateway.edges.compat.dialect import Dialect, Trouble
 from gateway.edges.compat.doors import Doors
 from gateway.edges.compat.openai_images import OpenaiImagesDoor
@@ -93,4 +94,4 @@ def build_app(
 
 def dialects_of(doors: Doors, public_url: str) -> tuple[Dialect, ...]:
     """Return every dialect that is spoken at the doors."""
-    return (StabilityV1Door(doors), OpenaiImagesDoor(doors, public_url))
+    return (StabilityV1Door(doors), OpenaiImagesDoor(doors, public_url), A1111Door(doors))

@@ -61,8 +61,12 @@ def made(picture: Picture, rung: Rung) -> tuple[bytes, tuple[int, int]]:
     (Image.new("RGBA", (24, 16), (9, 9, 9, 64)), "transparent", 191),
     (Image.new("LA", (24, 16), (9, 0)), "transparent", 255),
     (Image.new("RGB", (24, 16), "red"), "transparent", 0),
+    (Image.new("RGBA", (24, 16), (9, 9, 9, 129)), "opaque", 255),
+    (Image.new("RGBA", (24, 16), (250, 250, 250, 128)), "opaque", 0),
+    (Image.new("RGBA", (24, 16), (200, 200, 200, 255)), "opaque", 200),
+    (Image.new("L", (24, 16), 30), "opaque", 30),
 ])  # fmt: skip
-async def test_mask_is_white_where_the_picture_is_black_or_clear(
+async def test_mask_is_white_where_the_picture_says_so(
     transcoder: PillowTranscoder, image: Image.Image, source: MaskSource, grey: int
 ) -> None:
     """A grey PNG of the same size, linear in between."""

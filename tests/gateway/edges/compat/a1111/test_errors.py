@@ -1,0 +1,237 @@
+"""What goes wrong at the web UI's door: each status with its form, told before anything is submitted."""
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.core.records import Plan
+from gateway.core.reports import Outcome, UpstreamFault
+from gateway.edges.compat.a1111.tables import ERRORS
+from tests.answers import Answer
+from tests.gateway.edges.compat.a1111.test_routes import API, ASKED, INIT, b64, basic
+from tests.gateway.edges.compat.conftest import EASEL, Door, Easel, open_door
+
+Json = dict[str, Any]
+NAMES = ["error", "detail", "body", "errors"]
+
+
+def told(answer: Answer) -> tuple[int, Any]:
+    """Return the status and what is wrong: a sentence, the place of a field, or the class of a failure."""
+    assert answer.headers["Content-Type"] == "application/json"
+    if answer.status >= 500:
+        assert list(answer.json) == NAMES
+        assert answer.json["errors"]
+        return answer.status, answer.json["error"]
+    assert list(answer.json) == ["detail"]
+    detail = answer.json["detail"]
+    if isinstance(detail, str):
+        return answer.status, detail
+    [entry] = detail
+    assert list(entry) == ["type", "loc", "msg"]
+    return answer.status, (entry["type"], *entry["loc"])
+
+
+BODIES: list[tuple[Json, str, tuple[Any, ...]]] = [
+    ({"steps": "many"}, "int_type", ("steps",)),
+    ({"steps": 0}, "int_type", ("steps",)),
+    ({"steps": 9999}, "int_type", ("steps",)),
+    ({"steps": 200}, "value_error", ("steps",)),
+    ({"cfg_scale": "much"}, "float_type", ("cfg_scale",)),
+    ({"cfg_scale": 101}, "float_type", ("cfg_scale",)),
+    ({"prompt": 7}, "string_type", ("prompt",)),
+    ({"prompt": ""}, "value_error", ("prompt",)),
+    ({"prompt": "x" * 9000}, "string_too_long", ("prompt",)),
+    ({"styles": "photographic"}, "list_type", ("styles",)),
+    ({"styles": [7]}, "string_type", ("styles", 0)),
+    ({"styles": ["a", "b"]}, "value_error", ("styles",)),
+    ({"styles": ["unheard of"]}, "value_error", ("styles",)),
+    ({"seed": -2}, "int_type", ("seed",)),
+    ({"width": 100}, "value_error", ("width",)),
+    ({"height": 4096}, "value_error", ("height",)),
+    ({"batch_size": 0}, "int_type", ("batch_size",)),
+    ({"n_iter": 65}, "int_type", ("n_iter",)),
+    ({"n_iter": 9}, "value_error", ("batch_size",)),
+    ({"batch_size": 64, "n_iter": 64}, "int_type", ("batch_size",)),
+    ({"tiling": "perhaps"}, "bool_type", ("tiling",)),
+    ({"override_settings": []}, "dict_type", ("override_settings",)),
+    ({"enable_hr": True}, "value_error", ("enable_hr",)),
+    ({"script_name": "loopback"}, "value_error", ("script_name",)),
+    ({"alwayson_scripts": {"roop": {"args": [1]}}}, "value_error", ("alwayson_scripts",)),
+    (
+        {"alwayson_scripts": {"controlnet": {"args": [{"model": "canny"}]}}},
+        "value_error",
+        ("alwayson_scripts", "controlnet", "image"),
+    ),
+    (
+        {"alwayson_scripts": {"controlnet": {"args": [{"model": "depth", "image": INIT}]}}},
+        "value_error",
+        ("alwayson_scripts", 0, "role"),
+    ),
+]
+
+
+async def test_wrong_fields_are_named_in_a_list(door: Door) -> None:
+    """422 with the place of what is wrong, as the web UI's framework has it."""
+    for body, kind, place in BODIES:
+        assert told(await door.ask("POST", f"{API}/txt2img", ASKED | body)) == (422, (kind, "body", *place)), body
+    assert door.easel.orders == []
+
+
+SENTENCES: list[tuple[str, str, Any, int, str]] = [
+    ("POST", "txt2img", ASKED | {"sampler_name": "Heun"}, 400, "Sampler not found"),
+    ("POST", "img2img", ASKED, 404, "Init image not found"),
+    ("POST", "img2img", ASKED | {"init_images": []}, 404, "Init image not found"),
+    ("POST", "img2img", ASKED | {"init_images": ["@@@"]}, 422, "Invalid encoded image"),
+    ("POST", "img2img", ASKED | {"init_images": ["http://127.0.0.1/x.png"]}, 422, "Invalid encoded image"),
+    ("POST", "img2img", ASKED | {"init_images": [b64(b"no picture")]}, 422, "Invalid encoded image"),
+    ("POST", "img2img", ASKED | {"init_images": [INIT], "mask": b64(b"no picture")}, 422, "Invalid encoded image"),
+    ("POST", "extra-single-image", {"upscaler_1": "easel"}, 422, "Invalid encoded image"),
+    ("POST", "unheard-of", {}, 404, "Not Found"),
+    ("GET", "txt2img", None, 405, "Method Not Allowed"),
+    ("GET", "jobs/x", None, 404, "there is no such job"),
+    ("POST", "options", {"sd_model_checkpoint": "unheard of"}, 404, "there is no such checkpoint"),
+]
+
+
+async def test_sentences(door: Door) -> None:
+    """What is wrong with no field in particular is a sentence, where clients may know it the web UI's."""
+    for method, path, body, status, sentence in SENTENCES:
+        assert told(await door.ask(method, f"{API}/{path}", body)) == (status, sentence), (path, body)
+    other = ASKED | {"override_settings": {"sd_model_checkpoint": "unheard of"}}
+    assert told(await door.ask("POST", f"{API}/txt2img", other)) == (404, "there is no such model")
+    assert told(await door.ask("GET", "/controlnet/unheard-of")) == (404, "Not Found")
+    assert (await door.ask("GET", f"{API}/txt2img")).headers["Allow"] == "POST"
+    assert door.easel.orders == []
+
+
+async def test_other_fields_that_are_refused(door: Door) -> None:
+    """At the routes that are not generations of words."""
+    cases: list[tuple[str, Json, tuple[Any, ...]]] = [
+        ("img2img", ASKED | {"init_images": [INIT, INIT]}, ("init_images",)),
+        ("img2img", ASKED | {"init_images": [INIT], "latent_mask": INIT}, ("latent_mask",)),
+        ("extra-single-image", {"image": INIT}, ("upscaler_1",)),
+        ("extra-single-image", {"image": INIT, "upscaler_1": "easel", "gfpgan_visibility": 1}, ("gfpgan_visibility",)),
+        ("options", {"sd_vae": "other"}, ("sd_vae",)),
+        ("options", {"made\nup": 1}, ()),
+        ("options", {"sd_model_checkpoint": 7}, ("override_settings",)),
+    ]
+    for path, body, place in cases:
+        assert told(await door.ask("POST", f"{API}/{path}", body)) == (422, ("value_error", "body", *place)), body
+    for broken in (b"{", b"\xff"):
+        assert told(await door.ask("POST", f"{API}/txt2img", broken)) == (422, ("json_invalid", "body"))
+    assert told(await door.ask("POST", f"{API}/txt2img", b"[]"))[1][:2] == ("dict_type", "body")
+
+
+async def test_credentials(door: Door) -> None:
+    """401 asks for Basic; a key is the password of any user, and counts as a bearer too."""
+    wrong = [None, "Basic", "Basic @@@", "Basic " + b64(b"nocolon"), basic("u", ""), basic("u", "sk-sl-nobody"),
+             basic("a b", door.running.key), basic("u" * 129, door.running.key), "Bearer nobody"]  # fmt: skip
+    for header in wrong:
+        headers = {} if header is None else {"Authorization": header}
+        answer = await door.ask("GET", f"{API}/progress", key=None, **headers)
+        assert told(answer)[0] == 401, header
+        assert answer.headers["WWW-Authenticate"] == "Basic"
+    for header in (basic("anybody", door.running.key), basic("", door.running.key), f"Bearer {door.running.key}"):
+        assert (await door.ask("GET", f"{API}/progress", key=None, Authorization=header)).status == 200
+
+
+async def test_bounds_of_pictures_and_bodies(door: Door) -> None:
+    """413 before anything is decoded; a body over its limit is not kept."""
+    large = ASKED | {"init_images": ["A" * 24_000_000]}
+    assert told(await door.ask("POST", f"{API}/img2img", large))[0] == 413
+    assert told(await door.ask("POST", f"{API}/txt2img", ASKED | {"comments": "A" * 34_000_000}))[0] == 413
+    assert door.easel.orders == []
+
+
+async def test_used_up_limits_say_when_to_come_back(door: Door) -> None:
+    """429 with `Retry-After`, for the key's rate and for live jobs."""
+    slow = await door.key_of("slow", Plan(submits_per_second=0.5))
+    assert (await door.ask("POST", f"{API}/txt2img", ASKED, key=slow)).status == 200
+    answer = await door.ask("POST", f"{API}/txt2img", ASKED, key=slow)
+    assert told(answer) == (429, "this key may submit 0.5 jobs a second")
+    assert int(answer.headers["Retry-After"]) >= 1
+    assert "RateLimit" in answer.headers
+    few = await door.key_of("few", Plan(max_jobs=1))
+    door.easel.hold = asyncio.Event()
+    await door.ask("POST", f"{API}/txt2img", ASKED, key=few, prefer="respond-async")
+    answer = await door.ask("POST", f"{API}/txt2img", ASKED, key=few)
+    assert told(answer)[0] == 429
+    assert "Retry-After" in answer.headers
+    door.easel.hold.set()
+
+
+FAULTS = [
+    ("out_of_memory", 500, "OutOfMemoryError"),
+    ("upstream_error", 500, "RuntimeError"),
+    ("invalid_output", 500, "RuntimeError"),
+    ("outcome_unknown", 500, "RuntimeError"),
+    ("content_filtered", 422, "the words"),
+]
+
+
+@pytest.mark.parametrize("code, status, name", FAULTS)
+async def test_failures_of_the_work(door: Door, code: str, status: int, name: str) -> None:
+    """They come as the web UI's exceptions do, with the job's id; a refused prompt is the request's fault."""
+    door.easel.fault = UpstreamFault(Outcome.FAILED, code, "the words")
+    answer = await door.ask("POST", f"{API}/txt2img", ASKED)
+    assert told(answer) == (status, name)
+    assert "X-Job-Id" in answer.headers
+
+
+async def test_a_job_canceled_elsewhere_is_a_failure(door: Door) -> None:
+    """Only an interrupt at this door is answered as one."""
+    door.easel.hold = asyncio.Event()
+    asked = asyncio.create_task(door.ask("POST", f"{API}/txt2img", ASKED))
+    node = door.running.gateway.node
+    while (await door.ask("GET", f"{API}/progress")).json["state"]["job_count"] == 0:
+        assert not asked.done(), asked
+        await asyncio.sleep(0.01)
+    [entry] = (await door.ask("GET", "/v1/jobs")).json["jobs"]
+    record = await node.jobs.find(entry["job"])
+    assert record is not None
+    await node.admission.cancel(record, "operator")
+    assert told(await asked) == (500, "InterruptedError")
+
+
+async def test_a_failure_after_white_space_is_the_same_object(tmp_path: Path) -> None:
+    """The status is gone by then."""
+    easel = Easel()
+    async with open_door(tmp_path, easel, compat__silence_ms=1000) as door:
+        easel.hold = asyncio.Event()
+        asked = asyncio.create_task(door.ask("POST", f"{API}/txt2img", ASKED))
+        await asyncio.sleep(1.5)
+        await door.ask("POST", f"{API}/interrupt")
+        answer = await asked
+    assert (answer.status, answer.body[:1], answer.json["images"]) == (200, b" ", [])
+
+
+async def test_a_task_that_no_model_does_is_refused_for_that_alone(tmp_path: Path) -> None:
+    """And not for the names that only the web UI has."""
+    words = replace(EASEL, tasks={"txt2img": EASEL.tasks["txt2img"]})
+    async with open_door(tmp_path, Easel(words)) as door:
+        answer = await door.ask("POST", f"{API}/img2img", ASKED | {"init_images": [INIT], "mask_blur": 9})
+    assert told(answer) == (422, "easel cannot do this task")
+
+
+async def test_unfinished_pictures_are_kept_for_a_while_only(door: Door) -> None:
+    """Of a request that nobody waits for they are hardly ever fetched."""
+    door.easel.hold = asyncio.Event()
+    answers = []
+    for _ in range(33):
+        path = (await door.ask("POST", f"{API}/txt2img", ASKED, prefer="respond-async")).headers["Location"]
+        await door.ask("POST", f"{API}/interrupt")
+        while (ended := await door.ask("GET", path)).status == 202:
+            await asyncio.sleep(0.01)
+        answers.append((path, ended))
+    assert [(answer.status, answer.json["images"]) for _, answer in answers] == [(200, [])] * 33
+    assert told(await door.ask("GET", answers[0][0])) == (500, "InterruptedError")
+
+
+def test_statuses_of_the_web_ui_are_kept() -> None:
+    """Those that its clients look at."""
+    assert {code: ERRORS[code][0] for code in ("unauthorized", "invalid_param", "out_of_memory", "rate_limited")} == {
+        "unauthorized": 401, "invalid_param": 422, "out_of_memory": 500, "rate_limited": 429,
+    }  # fmt: skip
