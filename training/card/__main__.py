@@ -38,18 +38,23 @@ def main() -> None:
     out: Path = parser.parse_args().out
     out.mkdir(parents=True, exist_ok=True)
     sketcher = IconSketcher(Atlas())
-    network, closed_form = Painter(sketcher, Network()), Painter(sketcher, ClosedForm())
-    began = time.process_time()
-    cells = named(network)
-    print(f"{(time.process_time() - began) / len(cells):.3f} s of one core a picture")
-    sheet(in_rows(cells, _ROW)).save(out / "named.png", optimize=True)
-    sheet(in_rows(named(closed_form), _ROW)).save(out / "named-closed-form.png", optimize=True)
+    closed_form, network = Painter(sketcher, ClosedForm()), Painter(sketcher, Network())
+    for denoiser, ending in ((closed_form, ""), (network, "-network")):
+        began = time.process_time()
+        cells = named(denoiser)
+        print(f"{ending or 'closed form'}: {(time.process_time() - began) / len(cells):.3f} s of one core a picture")
+        sheet(in_rows(cells, _ROW)).save(out / f"named{ending}.png", optimize=True)
+        sheet(controls.rows(denoiser)).save(out / f"controls{ending}.png", optimize=True)
+        if denoiser is closed_form:
+            _judged(cells, out)
+
+
+def _judged(cells: list[Cell], out: Path) -> None:
+    """Write the sheet that judges see, and tell which picture is which."""
     order = random.Random(40).sample(range(len(cells)), len(cells))
     unnamed = [(str(place), cells[number][1]) for place, number in enumerate(order, 1)]
     sheet(in_rows(unnamed, _ROW)).save(out / "judged.png", optimize=True)
     print("judged:", ", ".join(f"{place} {cells[number][0]}" for place, number in enumerate(order, 1)))
-    sheet(controls.rows(network)).save(out / "controls.png", optimize=True)
-    sheet(controls.rows(closed_form)).save(out / "controls-closed-form.png", optimize=True)
 
 
 if __name__ == "__main__":

@@ -22,9 +22,11 @@ from training.card.drawing import Cell, sheet
 _STEPS: Final = (1, 5, 9, 12, 14, 17)
 _FIRST: Final = "a red apple"
 _OTHERS: Final = (
-    ("a blue butterfly", 3), ("a castle in the mountains", 1), ("两只猫", 5), ("a rocket", 2),
-    ("a pink elephant", 4), ("圣诞树", 6), ("a cat with a crown", 8),
+    ("a blue butterfly", "a blue butterfly", 3), ("a castle in the mountains", "castle, mountains", 1),
+    ("两只猫", "two cats (Chinese)", 5), ("a rocket", "a rocket", 2), ("a pink elephant", "a pink elephant", 4),
+    ("圣诞树", "christmas tree (Ch.)", 6), ("a cat with a crown", "a cat with a crown", 8),
 )  # fmt: skip
+"""Prompt, caption (the sheet's font has no Chinese) and seed."""
 
 
 async def shown(client: Client, prompt: str, seed: int) -> tuple[dict[int, Pixels], Pixels]:
@@ -48,7 +50,7 @@ async def draw(url: str, key: str, out: Path) -> None:
     async with Client(url, token=key, previews=Previews(max_edge=256, format="png"), finals="inline") as client:
         previews, picture = await shown(client, _FIRST, 7)
         steps: list[Cell] = [(f"step {step} of 20", previews[step]) for step in _STEPS]
-        others: list[Cell] = [(prompt, (await shown(client, prompt, seed))[1]) for prompt, seed in _OTHERS]
+        others: list[Cell] = [(caption, (await shown(client, prompt, seed))[1]) for prompt, caption, seed in _OTHERS]
     sheet([[*steps, (_FIRST, picture)], others]).save(out, optimize=True)
 
 

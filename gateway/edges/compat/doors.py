@@ -203,7 +203,7 @@ class Doors:
             return replace(wish, model=name), ()  # admission says why not
         known = useful | {"prompts"} if "prompt" in useful else useful
         given = {key for key, value in wish.params.items() if value is not None}
-        if wish.params.get("style") not in models[name].styles:
+        if wish.has_preset and wish.params.get("style") not in models[name].styles:
             known -= {"style"}
         ignored = tuple(sorted((given & wish.hints) - known))
         params = {key: value for key, value in wish.params.items() if key not in ignored}

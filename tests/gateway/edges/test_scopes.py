@@ -38,6 +38,39 @@ NEEDS: Final = {
     ("POST", "/v1/images/generations"): "generate",
     ("POST", "/v1/images/edits"): "generate",
     ("GET", "/v1/images/generations/{job}"): "read",
+    ("POST", "/sdapi/v1/txt2img"): "generate",
+    ("POST", "/sdapi/v1/img2img"): "generate",
+    ("POST", "/sdapi/v1/extra-single-image"): "generate",
+    ("GET", "/sdapi/v1/progress"): "read",
+    ("POST", "/sdapi/v1/interrupt"): "cancel",
+    ("POST", "/sdapi/v1/skip"): "cancel",
+    ("GET", "/sdapi/v1/jobs/{job}"): "read",
+    ("GET", "/sdapi/v1/options"): "read",
+    ("POST", "/sdapi/v1/options"): "generate",
+    ("POST", "/sdapi/v1/refresh-checkpoints"): "read",
+    ("POST", "/sdapi/v1/refresh-vae"): "read",
+    ("POST", "/sdapi/v1/refresh-loras"): "read",
+    ("GET", "/sdapi/v1/cmd-flags"): "read",
+    ("GET", "/controlnet/control_types"): "read",
+    ("GET", "/controlnet/model_list"): "read",
+    ("GET", "/controlnet/module_list"): "read",
+    ("GET", "/controlnet/settings"): "read",
+    ("GET", "/controlnet/version"): "read",
+    ("GET", "/sdapi/v1/embeddings"): "read",
+    ("GET", "/sdapi/v1/face-restorers"): "read",
+    ("GET", "/sdapi/v1/hypernetworks"): "read",
+    ("GET", "/sdapi/v1/latent-upscale-modes"): "read",
+    ("GET", "/sdapi/v1/loras"): "read",
+    ("GET", "/sdapi/v1/memory"): "read",
+    ("GET", "/sdapi/v1/prompt-styles"): "read",
+    ("GET", "/sdapi/v1/realesrgan-models"): "read",
+    ("GET", "/sdapi/v1/samplers"): "read",
+    ("GET", "/sdapi/v1/schedulers"): "read",
+    ("GET", "/sdapi/v1/script-info"): "read",
+    ("GET", "/sdapi/v1/scripts"): "read",
+    ("GET", "/sdapi/v1/sd-models"): "read",
+    ("GET", "/sdapi/v1/sd-vae"): "read",
+    ("GET", "/sdapi/v1/upscalers"): "read",
     ("GET", "/"): PUBLIC,
     ("GET", "/v1/models"): "read",
     ("GET", "/v1/models/{model:path}"): "read",
@@ -47,7 +80,7 @@ NEEDS: Final = {
     ("GET", "/metrics"): PUBLIC,
 }
 """What each route needs. The WebSocket's messages are in `tests/gateway/flow/test_restrictions.py`."""
-DOORS: Final = ("/v1/generation/", "/v1/engines/", "/v1/user/", "/v1/images/")
+DOORS: Final = ("/v1/generation/", "/v1/engines/", "/v1/user/", "/v1/images/", "/sdapi/v1/", "/controlnet/")
 SCOPED: Final = [route for route, needed in NEEDS.items() if needed in ALL]
 NO_JOB: Final = "01JD9Z6Q8M4T7V2XK3B5N0RCEW"
 

@@ -65,7 +65,7 @@ class TextToImage(Common, frozen=True, kw_only=True):
 
 def text_to_image(engine: str, asked: TextToImage) -> Wish:
     """Return what a `text-to-image` asks for. Raises `ClientFault`."""
-    return Wish("txt2img", {**common(asked), **size(asked.width, asked.height)}, engine, hints=HINTS)
+    return Wish("txt2img", {**common(asked), **size(asked.width, asked.height)}, engine, hints=HINTS, has_preset=True)
 
 
 class Controlled(TextToImage, frozen=True, kw_only=True):
@@ -118,7 +118,7 @@ def controlled(engine: str, asked: Controlled, files: Files) -> Wish:
     role = CONTROLS[asked.controlnet_type]
     control = Sent(role, _needed(files, "init_image"), "init_image", weight=asked.controlnet_weight, is_raw=True)
     params = {**common(asked), **size(asked.width, asked.height)}
-    return Wish("controlnet", params, engine, (control,), hints=HINTS)
+    return Wish("controlnet", params, engine, (control,), hints=HINTS, has_preset=True)
 
 
 def inpainted(engine: str, asked: Inpainted, files: Files) -> Wish:
@@ -134,7 +134,7 @@ def image_to_image(engine: str, asked: ImageToImage, files: Files) -> Wish:
     by_steps = asked.init_image_mode == "STEP_SCHEDULE"
     strength = asked.step_schedule_start if by_steps else _strength(asked.image_strength)
     init = Sent("init", _needed(files, "init_image"), "init_image")
-    return Wish("img2img", {**common(asked), "strength": strength}, engine, (init,), hints=HINTS)
+    return Wish("img2img", {**common(asked), "strength": strength}, engine, (init,), hints=HINTS, has_preset=True)
 
 
 def masked(engine: str, asked: Masked, files: Files) -> Wish:
@@ -154,7 +154,8 @@ def _masked(engine: str, params: dict[str, Any], files: Files) -> Wish:
     init = Sent("init", _needed(files, "init_image"), "init_image")
     mask = Sent("mask", _needed(files, "mask_image"), "mask_image")
     # What is white there is replaced, and not only changed: the vendor's mask is all there is of a strength.
-    return Wish("inpaint", params, engine, (init, mask), hints=HINTS | {"strength"}, defaults={"strength": 1.0})
+    hints = HINTS | {"strength"}
+    return Wish("inpaint", params, engine, (init, mask), hints=hints, has_preset=True, defaults={"strength": 1.0})
 
 
 def _strength(kept: float) -> float:
