@@ -24,7 +24,7 @@ def test_engine_is_well_and_makes_a_picture() -> None:
     assert done.exit_code == 0, done.output
     lines = done.stdout.splitlines()
     assert lines[:2] == ["engine (engine)", "  the embedded engine"]
-    assert "    icons              controlnet,img2img,inpaint,reference,txt2img,upscale  free" in lines
+    assert "    icons          controlnet,img2img,inpaint,reference,txt2img,upscale  free" in lines
     assert "  no problems" in lines
     assert lines[-1].startswith("probe-engine.png  64x64  icons  ")
     assert lines[-1].endswith(" s  1 of 1 step, 1 preview")

@@ -61,7 +61,7 @@ def asked(**said: Any) -> list[Painting]:
     """Return the paintings of begin, four steps and finish of an order with these fields."""
     canvas = Canvas()
     least: dict[str, Any] = {"id": 1, "prompt": "sea", "seed": 7, "width": 128, "height": 64, "steps": 4}
-    *_, ended = done(wire.Paint(**least | said), network=canvas)
+    *_, ended = done(wire.Paint(**least | said), closed_form=canvas)
     assert ended == wire.Ended(1)
     return canvas.asked
 
@@ -101,8 +101,8 @@ def test_order_of_a_few_words_has_a_paintings_defaults() -> None:
 def test_orders_choose_their_denoiser() -> None:
     """By its name."""
     network, closed_form = Canvas(), Canvas()
-    done(PAINT, wire.Paint(2, "sky", 1, 64, 64, 1, denoiser="closed_form"), network=network, closed_form=closed_form)
-    assert ({one.prompt for one in network.asked}, {one.prompt for one in closed_form.asked}) == ({"sea"}, {"sky"})
+    done(PAINT, wire.Paint(2, "sky", 1, 64, 64, 1, denoiser="network"), network=network, closed_form=closed_form)
+    assert ({one.prompt for one in closed_form.asked}, {one.prompt for one in network.asked}) == ({"sea"}, {"sky"})
     assert denoisers().keys() == {"network", "closed_form"}
 
 
@@ -153,7 +153,7 @@ def test_reports_tell_the_formats() -> None:
 def test_studio_survives_an_exception_and_names_it(fault: Exception, code: str) -> None:
     """The order ends with a code and neither a path nor a trace; the next one is painted."""
     begun, failed, *_, finished, ended = done(
-        PAINT, wire.Paint(2, "sea", 1, 64, 64, 2, denoiser="closed_form"), network=Canvas(fault)
+        PAINT, wire.Paint(2, "sea", 1, 64, 64, 2, denoiser="network"), closed_form=Canvas(fault)
     )
     assert begun == wire.Begun(1)
     assert isinstance(failed, wire.Ended)
@@ -166,14 +166,14 @@ def test_studio_survives_an_exception_and_names_it(fault: Exception, code: str) 
 def test_studio_passes_on_that_nobody_listens() -> None:
     """There is nobody to report it to either."""
     with pytest.raises(BrokenPipeError):
-        done(PAINT, network=Canvas(BrokenPipeError()))
+        done(PAINT, closed_form=Canvas(BrokenPipeError()))
 
 
 @pytest.mark.parametrize("order", [PAINT, wire.Enlarge(1, b"no image", 64, 64, 3)])
 def test_studio_does_not_begin_an_order_that_was_cancelled(order: wire.Paint | wire.Enlarge) -> None:
     """Cancellations overtake orders that wait; its images are not even looked at."""
     stream, canvas = io.BytesIO(), Canvas()
-    studio = Studio({"network": canvas}, stream)
+    studio = Studio({"closed_form": canvas}, stream)
     studio.cancel(1)
     studio.paint(order)
     assert list(reports_in(stream)) == [wire.Ended(1)]
@@ -191,7 +191,7 @@ def test_studio_stops_between_steps(after: int) -> None:
             return super().step(painting, latent, step)
 
     stream, canvas = io.BytesIO(), Interrupted()
-    studio = Studio({"network": canvas}, stream)
+    studio = Studio({"closed_form": canvas}, stream)
     studio.paint(wire.Paint(1, "sea", 1, 64, 64, 3, count=2))
     *reports, ended = reports_in(stream)
     assert ended == wire.Ended(1)
@@ -202,7 +202,7 @@ def test_studio_stops_between_steps(after: int) -> None:
 def test_studio_forgets_a_cancellation_that_came_too_late() -> None:
     """The cancellation of one order does not touch the next."""
     stream, box = io.BytesIO(), inbox()
-    studio = Studio({"network": Canvas()}, stream)
+    studio = Studio({"closed_form": Canvas()}, stream)
     box.read(io.BytesIO(wire.encode(wire.Cancel(0)) + wire.encode(PAINT)), studio)
     studio.paint(box.orders.get_nowait())
     assert isinstance(list(reports_in(stream))[-2], wire.Finished)

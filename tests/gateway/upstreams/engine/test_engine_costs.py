@@ -11,6 +11,7 @@ from PIL import Image
 
 from gateway.core.reports import PreviewMade, WorkBegun
 from gateway.upstreams.engine import Engine
+from tests.depth import DEEP
 from tests.gateway.upstreams.engine.talk import noise, order, process_id, told
 from tests.pictures import encoded as saved
 
@@ -62,6 +63,10 @@ async def test_first_preview_comes_at_once(engine: Engine, model: str) -> None:
     assert min(waits[1:]) <= 0.1
 
 
+KINDS = [(kind, mode) for kind in ("PNG", "JPEG", "WEBP") for mode in ("RGB", "RGBA", "L")]
+LARGEST_INPUTS = KINDS if DEEP else [("PNG", "RGBA"), ("WEBP", "RGB")]
+
+
 @pytest.mark.parametrize("options", [{}, {"tiling": True}, {"background": "transparent"}])
 async def test_process_stays_small(engine: Engine, options: dict[str, Any]) -> None:
     """Also after the largest pictures that it paints, one after the other with both models."""
@@ -70,8 +75,7 @@ async def test_process_stays_small(engine: Engine, options: dict[str, Any]) -> N
     assert max(megabytes(process_id(engine))) <= MOST_MEGABYTES
 
 
-@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP"])
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L"])
+@pytest.mark.parametrize("format,mode", LARGEST_INPUTS)
 async def test_process_stays_small_with_the_largest_inputs(engine: Engine, format: str, mode: str) -> None:
     """Each is brought to the picture's size before the next is looked at."""
     image = Image.fromarray(np.zeros((LARGEST, LARGEST), np.uint8)).convert("RGB" if format == "JPEG" else mode)

@@ -38,7 +38,6 @@ CHANGES: list[Any] = [
     ("txt2img", {}, {"width": 64}),
     ("txt2img", {}, {"tiling": True}),
     ("txt2img", {}, {"background": "transparent"}),
-    ("txt2img", {}, {"style": "pixel-art"}),
     ("txt2img", {}, {"model": "icons-network"}),
     ("img2img", INIT, {"inputs": {"init": square()}}),
     ("img2img", INIT, {"strength": 0.3}),
@@ -162,6 +161,15 @@ def test_what_says_nothing_is_taken() -> None:
     check(order(guidance=30.0))
     check(order("controlnet", LINES, used={"weight": 2.0}, background="transparent"))
     check(order("reference", FIGURE, used={"weight": 1.0, "start": 0.0, "end": 1.0}, background="transparent"))
+
+
+async def test_style_chooses_between_outlines_and_squares(engine: Engine) -> None:
+    """Where there is room for them; the first one is what is usual."""
+    usual, drawn, squares = [
+        (await made(engine, order(width=256, height=256, style=style)))[0].picture
+        for style in (None, "drawn", "pixel-art")
+    ]
+    assert usual == drawn != squares
 
 
 async def test_route_under_another_name_has_its_denoiser(engine: Engine) -> None:
