@@ -26,7 +26,8 @@ setup: $(VENV)/.dev ## Only prepare .venv for development
 lock: $(VENV)/.bootstrap ## Resolve pyproject.toml anew; UPGRADE=--upgrade takes the newest versions
 	$(LOCK) $(UPGRADE) pyproject.toml --group build --output-file requirements.lock
 	$(LOCK) $(UPGRADE) pyproject.toml --group build --group dev --constraint requirements.lock --output-file requirements-dev.lock
-	$(LOCK) $(UPGRADE) pyproject.toml --extra diffusers --group torch --constraint requirements-dev.lock --output-file requirements-diffusers.lock
+	@# Only where a build of torch without CUDA can be found; else the old one stays.
+	-$(LOCK) $(UPGRADE) pyproject.toml --extra diffusers --group torch --constraint requirements-dev.lock --output-file requirements-diffusers.lock
 	$(LOCK) $(UPGRADE) --group clients --output-file requirements-clients.lock
 	$(LOCK) $(UPGRADE) --group bootstrap --output-file requirements-bootstrap.lock
 
