@@ -1,10 +1,12 @@
 """Every word of a request reaches the picture, through a real process, and nothing is dropped in silence."""
 
 import io
+from collections.abc import AsyncIterator
 from typing import Any
 
 import numpy as np
 import pytest
+import pytest_asyncio
 from PIL import Image
 
 from gateway.core.reports import ImageMade, Outcome, PreviewMade, StepDone, UpstreamFault, WorkBegun
@@ -21,6 +23,18 @@ from tests.gateway.upstreams.engine.talk import (
     told,
     upper_half,
 )
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def engine() -> AsyncIterator[Engine]:
+    """An open engine for all tests here: what a process painted before must not count."""
+    opened = Engine()
+    await opened.open()
+    yield opened
+    await opened.close()
+
 
 INIT = {"init": noise()}
 LINES = {"canny": square()}
@@ -156,7 +170,7 @@ async def test_what_cannot_be_followed_is_refused_by_name(
     assert not engine._processes
 
 
-def test_what_says_nothing_is_taken() -> None:
+async def test_what_says_nothing_is_taken() -> None:
     """The most of everything, and what is usual written out."""
     check(order(guidance=30.0))
     check(order("controlnet", LINES, used={"weight": 2.0}, background="transparent"))
