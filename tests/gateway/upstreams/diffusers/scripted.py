@@ -67,9 +67,11 @@ class Script:
             raise PaintingFault("out_of_memory", "there is not enough memory for this picture")
         self._say(wire.Begun(paint.id, paint.steps - 1))
         for step in range(1, paint.steps):
+            if paint.prompt == "stuck":
+                time.sleep(60)  # before it looks, so that no cancellation is ever quick enough
             if self._cancelled >= paint.id:
                 return
-            time.sleep(60 if paint.prompt == "stuck" else 0.05)
+            time.sleep(0.05)
             self._say(wire.Stepped(paint.id, 0, step, b"", 0, 0))
         image = encoded(Image.new("RGB", (paint.width, paint.height)))
         self._say(wire.Finished(paint.id, 0, image, paint.width, paint.height))
