@@ -17,7 +17,7 @@ _DESCRIPTIONS: Final[Mapping[str, str]] = {
         "colours, counts and places; it is no model of the world."
     ),
     "icons-network": (
-        "As icons, but the noise is taken away by a small trained network, five times slower. It draws what icons "
+        "As icons, but the noise is taken away by a small trained network, eight times slower. It draws what icons "
         "draws, with a little grain; its own ideas show where lines or masks leave it room."
     ),
 }
