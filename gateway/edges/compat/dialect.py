@@ -109,6 +109,8 @@ class Dialect(Protocol):
     """Where its paths begin: whatever goes wrong there is said in its words, also an unknown path."""
     challenge: str
     """What a 401 asks for in `WWW-Authenticate`."""
+    names: Mapping[str, str]
+    """Our names of params -> the dialect's, where they differ."""
     tells_x_ratelimit: bool
     """Whether its clients know the `x-ratelimit-` headers."""
 

@@ -18,24 +18,22 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.core.aliases import Aliases
-from gateway.core.models import Model
-from gateway.core.params import CONTROLS
 from gateway.core.records import Identity, JobRecord, Submitted
-from gateway.core.reports import Picture
 from gateway.core.scopes import Scope
 from gateway.edges.compat.bodies import Bodies
-from gateway.edges.compat.dialect import Dialect, Result, Sent, Trouble, View, Wish
+from gateway.edges.compat.dialect import Dialect, Result, Trouble, View, Wish
+from gateway.edges.compat.fitting import fitted
 from gateway.edges.compat.headers import rate_headers, trouble_headers
 from gateway.edges.compat.patience import Manners, PatientAnswer, Waiting
+from gateway.edges.compat.pictures import DoorPictures
 from gateway.edges.compat.results import collect
 from gateway.edges.http import authenticate
 from gateway.flow.feeds import Feed
 from gateway.flow.node import Node
-from gateway.ports import MaskSource, Transcoder
+from gateway.ports import Transcoder
 from protocol.errors import ClientFault
 from protocol.ids import is_ulid, make_ulid
-from protocol.ladder import Rung
-from protocol.messages import REF_PATTERN, Input, PreviewFormat, Progress, Submit
+from protocol.messages import REF_PATTERN, Progress, Submit
 from protocol.wire import payload_of
 
 T = TypeVar("T")
@@ -44,7 +42,6 @@ Authenticate = Callable[[Request, Node, Scope], Awaitable[Identity]]
 """Returns who asks, if they have the scope. Raises `ClientFault`."""
 _REF: Final = re.compile(REF_PATTERN)
 _POLICIES: Final[Mapping[str, OnDisconnect]] = {"continue": "continue", "cancel": "cancel"}
-_OPTIONS: Final = ("weight", "start", "end", "preprocessor")
 _WHO: Final = "safelight.identity"
 
 
@@ -77,7 +74,7 @@ class Doors:
         self.terms = terms
         self.bodies = Bodies(terms.max_body, node.limits.max_upload_bytes)
         self.waiting = Waiting()
-        self._transcoder = transcoder
+        self.pictures = DoorPictures(node.pictures, transcoder)
         self._chance = chance
 
     def drain(self) -> None:
@@ -138,7 +135,8 @@ class Doors:
         wish, left_out = self.fitted(wish)
         policy = self.policy(request)
         made = await self.submit(request, identity, wish, policy, ref)
-        headers = self._headers(request, dialect, made.job.id, tuple(sorted({*ignored, *left_out})))
+        ignored = sorted({*ignored, *(dialect.names.get(name, name) for name in left_out)})
+        headers = self._headers(request, dialect, made.job.id, ignored)
         return Begun(made.job.id, policy, headers)
 
     async def answer(self, request: Request, begun: Begun, dialect: Dialect, view: View) -> Any:
@@ -186,7 +184,7 @@ class Doors:
         ref: str | None = None,
     ) -> Submitted:
         """Store the wish's pictures and submit it; a repeated `Idempotency-Key` joins its job. Raises `ClientFault`."""
-        inputs = [await self._stored(identity, one) for one in wish.sent]
+        inputs = [await self.pictures.stored(identity.tenant, one) for one in wish.sent]
         given = {name: value for name, value in wish.params.items() if value is not None}
         asked = Submit(
             ref=self._ref(request, ref), task=wish.task, model=wish.model or UNSET,
@@ -194,35 +192,9 @@ class Doors:
         )  # fmt: skip
         return await self.node.admission.submit(identity, asked, {}, None)
 
-    def fitted(self, wish: Wish) -> tuple[Wish, tuple[str, ...]]:
-        """Return the wish for the model that its name means, without the hints which that has no use for."""
-        models = self.node.models
-        name = self.terms.aliases.find(wish.model, wish.task, models)
-        useful = models[name].tasks.get(wish.task) if name is not None and name in models else None
-        if name is None or useful is None:
-            return replace(wish, model=name), ()  # admission says why not
-        known = useful | {"prompts"} if "prompt" in useful else useful
-        given = {key for key, value in wish.params.items() if value is not None}
-        if wish.has_preset and wish.params.get("style") not in models[name].styles:
-            known -= {"style"}
-        ignored = tuple(sorted((given & wish.hints) - known))
-        params = {key: value for key, value in wish.params.items() if key not in ignored}
-        if "negative_prompt" in wish.hints and "negative_prompt" not in known:
-            params, ignored = _without_negatives(params, ignored)
-        params |= {key: value for key, value in wish.defaults.items() if key in known and params.get(key) is None}
-        sent = tuple(_for_model(one, models[name]) for one in wish.sent)
-        return replace(wish, model=name, params=params, sent=sent), ignored
-
-    async def _stored(self, identity: Identity, one: Sent) -> Input:
-        options = {name: value for name in _OPTIONS if (value := getattr(one, name)) is not None}
-        try:
-            record = await self.node.pictures.store_input(identity.tenant, one.content)
-            return msgspec.convert({"role": one.role, "asset": record.id, **options}, Input)
-        except ClientFault as fault:
-            fault.details = {**fault.details, "path": one.name}
-            raise
-        except msgspec.ValidationError as error:
-            raise ClientFault("invalid_param", str(error)[:200], details={"path": one.name}) from error
+    def fitted(self, wish: Wish) -> tuple[Wish, frozenset[str]]:
+        """Return the wish for the model that its name means, and the hints that this has no use for."""
+        return fitted(wish, self.terms.aliases, self.node.models)
 
     def _ref(self, request: Request, other: str | None) -> str:
         """The job's ref: the client's key if it sent one, in a form that a ref may have."""
@@ -240,40 +212,9 @@ class Doors:
         """Return what becomes of a job when the last client that waits for it goes away."""
         return _POLICIES.get(request.headers.get("x-on-disconnect", ""), self.terms.on_disconnect)
 
-    # --- pictures ---
-
-    async def encoded(self, picture: Picture, format: PreviewFormat, quality: int = 90) -> bytes:
-        """Return a finished picture in a format, as it is if it has that already. Raises `Trouble`."""
-        if picture.format == format:
-            return picture.content
-        rung = Rung(max(picture.width, picture.height), format, quality)
-        made = await self._transcoder.shrink(picture, rung)
-        if made is None:
-            raise Trouble("invalid_output", "the picture cannot be decoded")
-        return made[0]
-
-    async def mask(self, content: bytes, source: MaskSource, name: str) -> bytes:
-        """Return a mask that is white where a picture is black, transparent or opaque. Raises `ClientFault`.
-
-        `name` is what the dialect calls the picture.
-        """
-        picture = self.measured(content, name)
-        made = await self._transcoder.mask(picture, source)
-        if made is None:
-            raise ClientFault("image_decode_failed", "the image is broken", details={"path": name})
-        return made
-
-    def measured(self, content: bytes, name: str) -> Picture:
-        """Return a picture as its head tells it, before anything decodes it. Raises `ClientFault`."""
-        try:
-            return self.node.pictures.checked(content)
-        except ClientFault as fault:
-            fault.details = {**fault.details, "path": name}
-            raise
-
     # --- headers ---
 
-    def _headers(self, request: Request, dialect: Dialect, job: str, ignored: tuple[str, ...]) -> dict[str, str]:
+    def _headers(self, request: Request, dialect: Dialect, job: str, ignored: Sequence[str]) -> dict[str, str]:
         headers = {"X-Job-Id": job} | ({"X-Ignored": ", ".join(ignored)} if ignored else {})
         identity: Identity = request.scope[_WHO]
         return headers | rate_headers(self.node.admission.allowance(identity), x_names=dialect.tells_x_ratelimit)
@@ -309,24 +250,6 @@ class _Ending:
         await self.doors.abandon(job)
 
 
-def _for_model(one: Sent, model: Model) -> Sent:
-    """Name a control image as the model does, and what makes it of a picture."""
-    if one.role not in CONTROLS:
-        return one
-    made_by = one.role if one.is_raw and one.role in model.preprocessors else one.preprocessor
-    is_any = one.role not in model.controls and "control" in model.controls
-    return replace(one, role="control" if is_any else one.role, preprocessor=made_by)
-
-
 def _preferences(request: Request) -> set[str]:
     told = ",".join(request.headers.getlist("prefer"))
     return {one.partition(";")[0].strip().lower() for one in told.split(",")}
-
-
-def _without_negatives(params: dict[str, Any], ignored: tuple[str, ...]) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Leave out the parts of the prompt that say what should not be seen."""
-    parts = params.get("prompts") or []
-    kept = [part for part in parts if part.get("weight", 1) >= 0]
-    if len(kept) == len(parts):
-        return params, ignored
-    return {**params, "prompts": kept}, tuple(sorted({*ignored, "negative_prompt"}))

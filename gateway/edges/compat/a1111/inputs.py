@@ -40,10 +40,10 @@ class Inputs:
         if not text:
             return None
         content = await self._doors.bodies.picture(text, "mask")
-        self._doors.measured(content, "mask")
+        self._doors.pictures.measured(content, "mask")
         if measure(content).has_alpha:
-            content = await self._doors.mask(content, "opaque", "mask")
-        return await self._doors.mask(content, "inverted", "mask") if inverted else content
+            content = await self._doors.pictures.mask(content, "opaque", "mask")
+        return await self._doors.pictures.mask(content, "inverted", "mask") if inverted else content
 
     async def units(self, scripts: dict[str, Any] | None, init: bytes | None) -> Units:
         """Return the control images; a unit without one takes the init picture. Raises `ClientFault`."""

@@ -4,6 +4,7 @@ A web UI has one queue for all, and its `progress` and `interrupt` are about wha
 caller's own job, and a checkpoint that is set by `options` is set for the caller alone.
 """
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, Final
 
@@ -18,6 +19,7 @@ from gateway.edges.compat.a1111 import answers, lists, wire
 from gateway.edges.compat.a1111.callers import Chosen, identify
 from gateway.edges.compat.a1111.fields import EXTRAS, TABLES, Extras, ImageToImage, TextToImage, refuse, told
 from gateway.edges.compat.a1111.inputs import Inputs
+from gateway.edges.compat.a1111.tables import NAMES
 from gateway.edges.compat.a1111.views import EnlargedView, PicturesView
 from gateway.edges.compat.a1111.work import OwnWork
 from gateway.edges.compat.dialect import Trouble
@@ -37,6 +39,7 @@ class A1111Door:
 
     prefixes: tuple[str, ...] = ("/sdapi/", "/controlnet/")
     challenge = "Basic"
+    names: Mapping[str, str] = NAMES
     tells_x_ratelimit = False
 
     def __init__(self, doors: Doors) -> None:

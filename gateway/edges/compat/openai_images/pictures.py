@@ -59,10 +59,10 @@ async def _inline(bodies: Bodies, one: Reference, name: str) -> bytes:
 
 def checked(doors: Doors, uploads: Uploads) -> tuple[int, int]:
     """Return the first picture's size. Raises `ClientFault` if a picture is none, or the mask does not fit it."""
-    first, *_ = [doors.measured(content, name) for name, content in uploads.images]
+    first, *_ = [doors.pictures.measured(content, name) for name, content in uploads.images]
     size = (first.width, first.height)
     if uploads.mask is not None:
-        mask = doors.measured(uploads.mask, "mask")
+        mask = doors.pictures.measured(uploads.mask, "mask")
         if mask.format != "png" or not measure(uploads.mask).has_alpha:
             refuse("the mask must be a PNG with an alpha channel", "mask", "image_decode_failed")
         if (mask.width, mask.height) != size:
@@ -77,7 +77,7 @@ async def mask_of(doors: Doors, uploads: Uploads, model: str | None) -> Sent | N
         name, content = "mask", uploads.mask
     elif model != ALPHA_IS_MASK:
         return None
-    return Sent("mask", await doors.mask(content, "transparent", name), name)
+    return Sent("mask", await doors.pictures.mask(content, "transparent", name), name)
 
 
 def sent(uploads: Uploads, mask: Sent | None, task: str) -> tuple[Sent, ...]:

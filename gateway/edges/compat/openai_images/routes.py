@@ -1,6 +1,7 @@
 """`/v1/images`: OpenAI's Images API. Its `/v1/models` is the gateway's own list, which has the vendor's form."""
 
 import asyncio
+from collections.abc import Mapping
 from functools import partial
 from typing import Annotated, Any, Final
 
@@ -17,7 +18,7 @@ from gateway.edges.compat.doors import Doors
 from gateway.edges.compat.openai_images import pictures, wire
 from gateway.edges.compat.openai_images.retries import COUNT, Attempt, Followed, Retries, key_of
 from gateway.edges.compat.openai_images.streaming import ImageStream
-from gateway.edges.compat.openai_images.tables import MODELS_WITH_URLS
+from gateway.edges.compat.openai_images.tables import FIELDS, MODELS_WITH_URLS
 from gateway.edges.compat.openai_images.views import PATH, ImagesView, unfinished
 from gateway.edges.http import answer, read_query
 from protocol.codec import convert_fields
@@ -40,6 +41,7 @@ class Words:
 
     prefixes: tuple[str, ...] = ("/v1/images/",)
     challenge = "Bearer"
+    names: Mapping[str, str] = FIELDS
     tells_x_ratelimit = True
 
     def __init__(self, filtered: str = "moderation_blocked") -> None:

@@ -1,6 +1,5 @@
 """How OpenAI's routes tell what became of a request."""
 
-import asyncio
 from typing import Any, Final
 
 import msgspec
@@ -11,11 +10,10 @@ from gateway.edges.compat.bodies import encode_picture
 from gateway.edges.compat.dialect import Piece, Result, Trouble
 from gateway.edges.compat.doors import Doors
 from gateway.edges.compat.openai_images.wire import USAGE, Shape, described
+from gateway.edges.compat.pictures import put_together
 from gateway.edges.http import answer
 from gateway.edges.links import TenantLinks
 
-LARGE: Final = 1_048_576
-"""Bytes of pictures above which an answer is put together in a thread."""
 PATH: Final = "/v1/images/generations/"
 
 
@@ -52,7 +50,7 @@ class ImagesView:
             inline = [{"b64_json": encode_picture(picture.content)} for picture in pictures]
             return msgspec.json.encode(self._whole(result, beside, inline))
 
-        return await asyncio.to_thread(whole) if sum(len(one.content) for one in pictures) > LARGE else whole()
+        return await put_together([picture.content for picture in pictures], whole)
 
     def _whole(self, result: Result, beside: dict[str, Any], data: list[dict[str, Any]]) -> dict[str, Any]:
         told = described(self._shape, result.request.width, result.request.height)
@@ -76,7 +74,7 @@ async def picture_of(doors: Doors, piece: Piece, shape: Shape) -> Picture | None
     if piece.content is None:
         return None
     picture = Picture(piece.content, piece.format, piece.width, piece.height)
-    content = await doors.encoded(picture, shape.format, shape.compression)
+    content = await doors.pictures.encoded(picture, shape.format, shape.compression)
     return Picture(content, shape.format, piece.width, piece.height)
 
 

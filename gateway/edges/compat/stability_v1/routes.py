@@ -13,6 +13,7 @@ from gateway.edges.compat.doors import Doors
 from gateway.edges.compat.stability_v1 import answers, asks
 from gateway.edges.compat.stability_v1.account import AccountRoutes
 from gateway.edges.compat.stability_v1.status import StatusRoute
+from gateway.edges.compat.stability_v1.tables import FIELDS
 from gateway.edges.compat.stability_v1.views import JsonView, PngView, wants_png
 from gateway.edges.http import answer
 from gateway.ports import MaskSource
@@ -33,6 +34,7 @@ class StabilityV1Door:
 
     prefixes: tuple[str, ...] = ("/v1/generation/", "/v1/engines/", "/v1/user/")
     challenge: str = "Bearer"
+    names: Mapping[str, str] = FIELDS
     tells_x_ratelimit: bool = False
 
     def __init__(self, doors: Doors) -> None:
@@ -113,13 +115,13 @@ class StabilityV1Door:
     ) -> None:
         name, how = _MADE.get(source, ("", "inverted"))
         if name in files:
-            files["mask_image"] = await self._doors.mask(files[name], how, name)
+            files["mask_image"] = await self._doors.pictures.mask(files[name], how, name)
 
     def _check_mask(self, files: Mapping[str, bytes]) -> None:
         """A mask has its picture's size: the vendor refuses what it would have to guess."""
         if not set(_INIT_AND_MASK) <= files.keys():
             return
-        init, mask = (self._doors.measured(files[name], name) for name in _INIT_AND_MASK)
+        init, mask = (self._doors.pictures.measured(files[name], name) for name in _INIT_AND_MASK)
         if (init.width, init.height) != (mask.width, mask.height):
             message = f"must have the size of init_image, {init.width}x{init.height}"
             raise ClientFault("invalid_param", message, details={"path": "mask_image"})

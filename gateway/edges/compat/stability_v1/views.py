@@ -1,21 +1,19 @@
 """How the routes of Stability AI's REST v1 tell what became of a request: as JSON, or as one bare picture."""
 
-import asyncio
-import zlib
 from typing import Any, Final
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway.core.reports import Picture
-from gateway.edges.compat.dialect import Piece, Result
+from gateway.edges.compat.dialect import Result
 from gateway.edges.compat.doors import Doors
+from gateway.edges.compat.pictures import put_together
 from gateway.edges.compat.stability_v1.answers import artifacts, encoded, finish_reason
 from gateway.edges.http import answer
 from protocol.errors import ClientFault
 
-LARGE: Final = 1_048_576
-"""Bytes of pictures above which an answer is put together in a thread."""
+GREY: Final = 128
+"""What is shown where a filter held a picture back, which the vendor blurs."""
 _JSON: Final = frozenset({"", "*/*", "application/*", "application/json"})
 
 
@@ -50,12 +48,12 @@ class JsonView:
 
     async def body(self, result: Result, beside: dict[str, Any]) -> bytes:
         """Return the JSON of a result with other fields beside it."""
-        contents = [await png_of(self._doors, piece) for piece in result.pieces]
+        contents = [await self._doors.pictures.shown(piece, "png", GREY) for piece in result.pieces]
 
         def whole() -> bytes:
             return encoded({"id": result.job, **beside, "artifacts": artifacts(result, contents)})
 
-        return await asyncio.to_thread(whole) if sum(map(len, contents)) > LARGE else whole()
+        return await put_together(contents, whole)
 
 
 class PngView(JsonView):
@@ -67,23 +65,5 @@ class PngView(JsonView):
         """Return the one picture."""
         [piece] = result.pieces
         headers = {"Finish-Reason": finish_reason(filtered=piece.content is None), "Seed": str(piece.seed)}
-        return Response(await png_of(self._doors, piece), headers=headers, media_type="image/png")
-
-
-async def png_of(doors: Doors, piece: Piece) -> bytes:
-    """Return a picture as PNG; where a filter held it back, a grey one of its size, as the vendor blurs it."""
-    if piece.content is None:
-        return grey_png(piece.width, piece.height)
-    return await doors.encoded(Picture(piece.content, piece.format, piece.width, piece.height), "png")
-
-
-def grey_png(width: int, height: int) -> bytes:
-    """Return a PNG of one grey, eight bits a pixel; edges in pixels."""
-    head = width.to_bytes(4, "big") + height.to_bytes(4, "big") + b"\x08\x00\x00\x00\x00"
-    rows = zlib.compress((b"\x00" + b"\x80" * width) * height, 1)
-    chunks = ((b"IHDR", head), (b"IDAT", rows), (b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(name, data) for name, data in chunks)
-
-
-def _chunk(name: bytes, data: bytes) -> bytes:
-    return len(data).to_bytes(4, "big") + name + data + zlib.crc32(name + data).to_bytes(4, "big")
+        content = await self._doors.pictures.shown(piece, "png", GREY)
+        return Response(content, headers=headers, media_type="image/png")

@@ -231,7 +231,7 @@ async def test_stopping_node_lets_nobody_wait(tmp_path: Path) -> None:
 async def test_failure_while_answering_ends_the_answer(tmp_path: Path) -> None:
     """A view that fails is our fault: it is reported, and the client hears of it in the dialect's words."""
     async with open_hall(tmp_path, ScriptedUpstream(paints(seconds=3))) as hall:
-        hall.doors.encoded = None  # type: ignore[assignment, method-assign]
+        hall.doors.pictures = None  # type: ignore[assignment]
         hall.studio.expected_failures = 1
         call = Call()
         await hall.ask(call)

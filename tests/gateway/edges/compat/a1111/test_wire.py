@@ -1,14 +1,11 @@
 """The web UI's words read and written, without a gateway."""
 
 import base64
-import io
 from typing import Any
 
 import msgspec
 import pytest
-from PIL import Image
 
-from gateway.core.images import measure
 from gateway.core.params import CONTROLS
 from gateway.edges.compat.a1111 import answers, progress, tables, wire
 from gateway.edges.compat.a1111.controls import read_units
@@ -25,7 +22,6 @@ from gateway.edges.compat.a1111.fields import (
     refuse,
     told,
 )
-from gateway.edges.compat.a1111.views import black_png
 from gateway.edges.compat.dialect import CODES, Trouble
 from gateway.upstreams.a1111.models import CONTROL_WORDS
 from gateway.upstreams.a1111.models import SAMPLERS as ASKED_OF_VENDORS
@@ -271,14 +267,6 @@ def test_progress_of_nothing_and_of_what_waits() -> None:
     names = [("upscale", True), ("controlnet", True), ("controlnet", False), ("inpaint", True)]
     told = [progress.told(work(task=one, has_init=init), None, None)["state"]["job"] for one, init in names]
     assert told == ["extras", "scripts_img2img", "scripts_txt2img", "scripts_img2img"]
-
-
-def test_a_picture_that_was_held_back_is_black() -> None:
-    """It has its size, and any reader of PNG can read it."""
-    content = black_png(130, 70)
-    assert (measure(content).width, measure(content).height) == (130, 70)
-    with Image.open(io.BytesIO(content)) as image:
-        assert image.convert("RGB").getextrema() == ((0, 0),) * 3
 
 
 def test_errors_have_one_of_three_forms() -> None:
