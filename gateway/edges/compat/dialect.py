@@ -46,6 +46,8 @@ class Wish:
     """Names inside `params` that are left out where the model has no use for them, and told in `X-Ignored`."""
     defaults: Mapping[str, Any] = field(default_factory=dict)
     """Values that the dialect gives what is not given, where the model has a use for them."""
+    goes_anywhere: bool = False
+    """Whether any model will do that can do the task, where the one that is named cannot."""
     has_preset: bool = False
     """Whether its style is one of the vendor's presets: then a model that does not know it has no use for it."""
 

@@ -15,7 +15,7 @@ def fitted(wish: Wish, aliases: Aliases, models: Mapping[str, Model]) -> tuple[W
 
     A name that means no model, or one without the task, stays as it is: admission says why not.
     """
-    name = aliases.find(wish.model, wish.task, models)
+    name = _meant(wish, aliases, models)
     model = None if name is None else models.get(name)
     if model is None or wish.task not in model.tasks:
         return replace(wish, model=name), frozenset()
@@ -28,6 +28,12 @@ def fitted(wish: Wish, aliases: Aliases, models: Mapping[str, Model]) -> tuple[W
     params |= _defaults(wish, known, params)
     sent = tuple(_named_as_by(model, one) for one in wish.sent)
     return replace(wish, model=name, params=params, sent=sent), frozenset(ignored)
+
+
+def _meant(wish: Wish, aliases: Aliases, models: Mapping[str, Model]) -> str | None:
+    name = aliases.find(wish.model, wish.task, models)
+    is_unable = name is not None and name in models and wish.task not in models[name].tasks
+    return aliases.find(None, wish.task, models) if is_unable and wish.goes_anywhere else name
 
 
 def _known(wish: Wish, model: Model) -> frozenset[str]:

@@ -114,11 +114,11 @@ class Upscaled(Struct, frozen=True, kw_only=True):
 
 
 def controlled(engine: str, asked: Controlled, files: Files) -> Wish:
-    """Return what a `text-to-image-controlnet` asks for. Raises `ClientFault`."""
+    """Return what a `text-to-image-controlnet` asks for; no engine of the vendor's does that. Raises `ClientFault`."""
     role = CONTROLS[asked.controlnet_type]
     control = Sent(role, _needed(files, "init_image"), "init_image", weight=asked.controlnet_weight, is_raw=True)
     params = {**common(asked), **size(asked.width, asked.height)}
-    return Wish("controlnet", params, engine, (control,), hints=HINTS, has_preset=True)
+    return Wish("controlnet", params, engine, (control,), hints=HINTS, has_preset=True, goes_anywhere=True)
 
 
 def inpainted(engine: str, asked: Inpainted, files: Files) -> Wish:
