@@ -16,6 +16,7 @@ WRONG_ARROWS = {
     "roots": ("load.planted", "gateway.core.planted"),
     "spine": ("gateway.flow.planted", "gateway.edges.planted"),
     "adapters": ("gateway.ledger.planted", "gateway.live.planted"),
+    "cli": ("gateway.cli.show", "gateway.cli.generate"),
     "flow": ("gateway.flow.planted", "gateway.upstreams.planted"),
     "engine": ("gateway.upstreams.planted", "gateway.engine.planted"),
     "client": ("gateway.app", "protocol.client"),

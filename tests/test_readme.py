@@ -6,7 +6,7 @@ from pathlib import Path
 from click.testing import CliRunner
 
 from gateway import config
-from gateway.cli import main
+from gateway.cli.commands import main
 from gateway.core.scopes import SCOPES
 from gateway.core.tokens import MESSAGES
 from tests.readme_tables import README, rendered

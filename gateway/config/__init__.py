@@ -2,7 +2,7 @@
 
 `settings` and `upstreams` have the dataclasses, `fields` the types in them. `reading` fills them from what `sources`
 lays over each other, `describe` tells what there is and what was given, and `values` turns text into values and back.
-Everything stops at `app.py` and `builders.py`, which hand components plain arguments.
+Everything stops at `app.py`, `wiring.py` and `builders.py`, which hand components plain arguments.
 """
 
 from gateway.config.describe import Effective, Setting, describe

@@ -12,7 +12,7 @@ from email.message import Message
 from typing import Any
 from urllib.parse import urlsplit
 
-from gateway.cli_keys import add_key, make_key
+from gateway.cli.keys import add_key, make_key
 from gateway.clock import SystemClock
 from gateway.core.records import JobRecord
 from gateway.flow.supervise import Supervisor

@@ -13,12 +13,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-from gateway.app import Gateway, address_of, listen, running, serving
-from gateway.cli_keys import ensure_dev_key
+from gateway.app import Gateway, running
+from gateway.cli.keys import ensure_dev_key
 from gateway.clock import SystemClock
 from gateway.config import Config, load
 from gateway.ledger import open_ledger
 from gateway.ports import Clock, Upstream
+from gateway.serving import address_of, listen, serving
 
 START_SECONDS = 30.0
 
@@ -95,7 +96,7 @@ class GatewayProcess:
 
     async def start(self) -> None:
         """Start it and wait until it answers."""
-        code = "from gateway.cli import main; main()"
+        code = "from gateway.cli.commands import main; main()"
         with self._log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable, "-c", code, "serve", *self._arguments,

@@ -19,7 +19,7 @@ async def test_command_line_shows_every_step_and_leaves_a_valid_png(tmp_path: Pa
     async with GatewayProcess(tmp_path, free_port()) as gateway:
         picture = tmp_path / "out.png"
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", "from gateway.cli import main; main()",
+            sys.executable, "-c", "from gateway.cli.commands import main; main()",
             "generate", "a lighthouse at dusk", "--steps", "20", "--size", "256x256", "-o", str(picture),
             env={**os.environ, "SAFELIGHT_URL": gateway.url, "SAFELIGHT_API_KEY": gateway.key},
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,

@@ -11,12 +11,13 @@ import pytest
 from msgspec import Raw
 
 from gateway import config
-from gateway.app import Gateway, address_of, listen, running
+from gateway.app import Gateway, running
 from gateway.core.records import Identity, Plan
 from gateway.core.reports import Outcome, UpstreamFault
 from gateway.flow.catalog import Catalog
 from gateway.ledger import FolderInUse, open_ledger
 from gateway.ports import Upstream
+from gateway.serving import address_of, listen
 from protocol.messages import Completed, Submit
 from tests.end_to_end.harness import settings_for
 from tests.end_to_end.papers import PaperUpstream

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from gateway import builders, cli_examine, cli_probe, config
+from gateway import builders, config
+from gateway.cli import examine, probe
 from tests.gateway.cli.boxes import Box, Boxes
 
 
@@ -30,7 +31,7 @@ def no_signal_of_ours_is_left() -> Iterator[None]:
 def box(monkeypatch: pytest.MonkeyPatch) -> Boxes:
     """Let upstreams of a kind be doubles, after the real ones in the table; `box(kind, ...)` returns what they note."""
     table: dict[type, Any] = {kind: builders.BUILDERS[kind] for kind in (config.Engine, config.StabilityV1)}
-    for module in (builders, cli_examine, cli_probe):
+    for module in (builders, examine, probe):
         monkeypatch.setattr(module, "BUILDERS", table)
 
     def put(kind: type = config.ComfyUI, **told: Any) -> dict[str, Any]:

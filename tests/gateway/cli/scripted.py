@@ -13,9 +13,9 @@ from msgspec import Struct
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
-from gateway import cli_generate
-from gateway.cli import main
-from gateway.cli_job import Course
+from gateway.cli import generate as conversation
+from gateway.cli.commands import main
+from gateway.cli.job import Course
 from protocol.codec import decode_client, encode
 from protocol.header import Flag, Format, Header, Kind, pack
 from protocol.header import parse as parse_header
@@ -39,7 +39,7 @@ from protocol.messages import (
 JOB = "01HZZZZZZZZZZZZZZZZZZZZZZZ"
 ASSET = "sha256:" + "0" * 64
 PNG = b"\x89PNG\r\n\x1a\n" + b"picture" * 10
-ROOT = Path(cli_generate.__file__).parent.parent
+ROOT = Path(conversation.__file__).parent.parent.parent
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
 TIMINGS = Timings(queue_ms=1, load_ms=2, run_ms=3, total_ms=6)
 OUT_OF_MEMORY = ErrorBody(code="out_of_memory", message="too large", retryable=False, details={"suggest": "512x512"})

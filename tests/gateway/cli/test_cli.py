@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 import gateway
-from gateway.cli_keys import DEV_KEY
+from gateway.cli.keys import DEV_KEY
 from gateway.config import Config
 from gateway.ledger import FolderInUse
 from tests.gateway.cli.scripted import ENVIRONMENT, run
@@ -86,7 +86,7 @@ def serving(monkeypatch: pytest.MonkeyPatch, failure: BaseException | None = Non
                 raise failure
             announce("http://127.0.0.1:43210")
 
-    monkeypatch.setattr(gateway, "app", SimpleNamespace(serve=pretend), raising=False)
+    monkeypatch.setattr(gateway, "serving", SimpleNamespace(serve=pretend), raising=False)
     return given
 
 

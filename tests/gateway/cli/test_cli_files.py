@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from gateway.cli_files import Target, slug, write_whole
-from gateway.cli_job import Picture
-from gateway.cli_wish import Wish
+from gateway.cli.files import Target, slug, write_whole
+from gateway.cli.job import Picture
+from gateway.cli.wish import Wish
 from tests.gateway.cli.scripted import PNG
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway import cli_generate
+from gateway.cli import generate as conversation
 from protocol.messages import Cancel, ImageReady, Notice, Ok, Started, Submit
 from tests.gateway.cli.scripted import (
     ASSET,
@@ -109,7 +109,7 @@ def test_picture_that_came_as_an_address_is_fetched(monkeypatch: pytest.MonkeyPa
         asked.append(url)
         return PNG
 
-    monkeypatch.setattr(cli_generate, "_fetch", fetch)
+    monkeypatch.setattr(conversation, "_fetch", fetch)
     with ScriptedGateway(script) as scripted:
         done = generate(scripted)
     assert asked == ["https://gateway.example/v1/assets/x"]
@@ -141,9 +141,9 @@ def test_picture_is_fetched_over_http() -> None:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
-            assert cli_generate._fetch(f"http://127.0.0.1:{server.server_port}/x") == PNG
+            assert conversation._fetch(f"http://127.0.0.1:{server.server_port}/x") == PNG
             with pytest.raises(OSError, match="HTTP 410"):
-                cli_generate._fetch(f"http://127.0.0.1:{server.server_port}/old")
+                conversation._fetch(f"http://127.0.0.1:{server.server_port}/old")
         finally:
             server.shutdown()
             thread.join()

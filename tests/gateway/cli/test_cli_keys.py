@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.cli_keys import DEV_KEY, ensure_dev_key, make_key
+from gateway.cli.keys import DEV_KEY, ensure_dev_key, make_key
 from gateway.clock import SystemClock
 from gateway.core.signing import SigningKey, digest
 from gateway.flow.tokens import new_signing_keys

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from gateway.cli_picture import _BACKGROUNDS
+from gateway.cli.picture import _BACKGROUNDS
 from gateway.core.params import BACKGROUNDS
 from protocol.messages import Submit
 from tests.gateway.cli.scripted import PNG, Peer, ScriptedGateway, completed, final, image, run

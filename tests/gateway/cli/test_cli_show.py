@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gateway.cli_show import Bar, JsonLines, Lines, to_json
+from gateway.cli.show import Bar, JsonLines, Lines, to_json
 from protocol.messages import ErrorBody, Queued
 from protocol.replica_effects import Disconnected, JobLost, Resumed, Unreadable
 from tests.gateway.cli.scripted import JOB, course_of, progress

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from msgspec import Struct
 
-from gateway.cli_keys import DEV_KEY
-from gateway.cli_trouble import Trouble, check_end
+from gateway.cli.keys import DEV_KEY
+from gateway.cli.trouble import Trouble, check_end
 from protocol.messages import Error, ErrorBody, Failed, Snapshot
 from protocol.replica_effects import JobLost, Unreadable
 from tests.gateway.cli.scripted import (

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from gateway.cli_wish import Control, Lora, Wish, WrongWish
+from gateway.cli.wish import Control, Lora, Wish, WrongWish
 from gateway.core.params import TASKS, decode_params
 
 PIC, MASK = Path("pic.png"), Path("mask.png")

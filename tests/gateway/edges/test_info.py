@@ -3,7 +3,7 @@ import asyncio
 import msgspec
 import pytest
 
-from gateway.cli_models import ModelTold
+from gateway.cli.models import ModelTold
 from gateway.core.records import Plan
 from gateway.core.routing import Health
 from gateway.edges import info

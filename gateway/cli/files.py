@@ -10,10 +10,10 @@ from typing import Final, Self
 
 import msgspec
 
-from gateway.cli_basics import FAILED, REFUSED
-from gateway.cli_job import Course, Picture
-from gateway.cli_trouble import Trouble
-from gateway.cli_wish import Wish
+from gateway.cli.basics import FAILED, REFUSED
+from gateway.cli.job import Course, Picture
+from gateway.cli.trouble import Trouble
+from gateway.cli.wish import Wish
 
 _SUFFIXES: Final = {"jpeg": ".jpg", "png": ".png", "webp": ".webp"}
 _SLUG_LENGTH: Final = 48

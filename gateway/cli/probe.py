@@ -10,14 +10,14 @@ import click
 import msgspec
 
 from gateway.builders import BUILDERS
-from gateway.cli_basics import CANCELED, DONE, FAILED, REFUSED, run
-from gateway.cli_examine import Account, Guess, examine, guess
-from gateway.cli_files import Target, write_whole
-from gateway.cli_job import Picture, money
-from gateway.cli_show import Lines, choose_display, columns
-from gateway.cli_trial import TASK, Trial, draw, first_model
-from gateway.cli_trouble import Trouble
-from gateway.cli_wish import Wish
+from gateway.cli.basics import CANCELED, DONE, FAILED, REFUSED, run
+from gateway.cli.examine import Account, Guess, examine, guess
+from gateway.cli.files import Target, write_whole
+from gateway.cli.job import Picture, money
+from gateway.cli.show import Lines, choose_display, columns
+from gateway.cli.trial import TASK, Trial, draw, first_model
+from gateway.cli.trouble import Trouble
+from gateway.cli.wish import Wish
 from gateway.config import Config, Upstream
 from gateway.core.models import Model
 

@@ -11,11 +11,11 @@ from urllib.parse import urlsplit, urlunsplit
 import msgspec
 from msgspec import Struct
 
-from gateway.cli_basics import DONE, FAILED, REFUSED
-from gateway.cli_credential import Credential
-from gateway.cli_job import money
-from gateway.cli_show import Lines, columns
-from gateway.cli_trouble import Trouble, wrong_key
+from gateway.cli.basics import DONE, FAILED, REFUSED
+from gateway.cli.credential import Credential
+from gateway.cli.job import money
+from gateway.cli.show import Lines, columns
+from gateway.cli.trouble import Trouble, wrong_key
 
 _SECONDS: Final = 20
 _STREAM: Final = "/v1/stream"

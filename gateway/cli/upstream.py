@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from gateway.cli_basics import FILE, config_option, load_settings
+from gateway.cli.basics import FILE, config_option, load_settings
 
 
 @click.group()
@@ -32,7 +32,7 @@ def probe(
     """
     settings = load_settings(config_path, {})
 
-    from gateway.cli_probe import Probe  # noqa: PLC0415
+    from gateway.cli.probe import Probe  # noqa: PLC0415
 
     run = Probe(settings, generate=generate, is_agreed=is_agreed, output=output, as_json=as_json)
     sys.exit(run.run(what))

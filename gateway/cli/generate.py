@@ -1,7 +1,7 @@
 """`safelight generate`: one job, watched to its end, its pictures kept as files.
 
-Parts that know little of each other. `cli_job` folds the events of a job into what a person wants to know; it does no
-I/O. `cli_show` shows it, `cli_files` keeps its pictures, `cli_trouble` says how it ended. Here is the conversation with
+Parts that know little of each other. `job` folds the events of a job into what a person wants to know; it does no
+I/O. `show` shows it, `files` keeps its pictures, `trouble` says how it ended. Here is the conversation with
 the gateway, through `protocol.client`. Whatever ends it, the pictures that came are kept: they are paid for.
 """
 
@@ -14,13 +14,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from gateway.cli_basics import CANCELED, DONE, FAILED, REFUSED
-from gateway.cli_credential import Credential
-from gateway.cli_files import Target, save
-from gateway.cli_job import Course
-from gateway.cli_show import Display, JsonLines, Lines, choose_display
-from gateway.cli_trouble import Trouble, check_end, why_closed, why_lost, why_refused
-from gateway.cli_wish import Wish
+from gateway.cli.basics import CANCELED, DONE, FAILED, REFUSED
+from gateway.cli.credential import Credential
+from gateway.cli.files import Target, save
+from gateway.cli.job import Course
+from gateway.cli.show import Display, JsonLines, Lines, choose_display
+from gateway.cli.trouble import Trouble, check_end, why_closed, why_lost, why_refused
+from gateway.cli.wish import Wish
 from protocol.client import Client
 from protocol.messages import Input, Notice, Previews
 from protocol.refusals import Closed, Refused

@@ -8,8 +8,8 @@ from typing import Any, Final
 
 import click
 
-from gateway.cli_basics import DEFAULT_FOLDER, FILE, FOLDER
-from gateway.cli_values import ControlImage, LoraName, Sides, Size
+from gateway.cli.basics import DEFAULT_FOLDER, FILE, FOLDER
+from gateway.cli.values import ControlImage, LoraName, Sides, Size
 
 _INPUT: Final = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
 _PICTURE: Final = (
@@ -139,8 +139,8 @@ def generate(url: str, data: Path, *, as_json: bool, task: str | None, **wished:
     The API key is taken from SAFELIGHT_API_KEY, else from the data folder of a gateway on this machine. Ctrl-C cancels
     the job and waits for its end; a second one leaves at once.
     """
-    from gateway.cli_generate import generate_and_save  # noqa: PLC0415
-    from gateway.cli_wish import Wish, WrongWish  # noqa: PLC0415
+    from gateway.cli.generate import generate_and_save  # noqa: PLC0415
+    from gateway.cli.wish import Wish, WrongWish  # noqa: PLC0415
 
     wish = Wish(named_task=task, **wished)
     try:
@@ -161,6 +161,6 @@ def models(name: str | None, url: str, data: Path, *, as_json: bool) -> None:
     A name from here goes to `safelight generate --model`. With NAME it tells also its sizes, samplers, styles, LoRAs
     and kinds of control images, and the options of `safelight generate` that have an effect.
     """
-    from gateway.cli_models import show_models  # noqa: PLC0415
+    from gateway.cli.models import show_models  # noqa: PLC0415
 
     sys.exit(show_models(name, url=url, key=_key_in_environment(), folder=data, as_json=as_json))

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from gateway.cli_basics import REFUSED
-from gateway.cli_keys import DEV_KEY, read_dev_key
-from gateway.cli_trouble import Trouble
+from gateway.cli.basics import REFUSED
+from gateway.cli.keys import DEV_KEY, read_dev_key
+from gateway.cli.trouble import Trouble
 from gateway.core.secret import Secret
 
 

@@ -1,7 +1,7 @@
 """How `safelight generate` ends: its exit statuses, and what a person is told where it did not end well."""
 
-from gateway.cli_basics import CANCELED, FAILED, REFUSED
-from gateway.cli_job import Course
+from gateway.cli.basics import CANCELED, FAILED, REFUSED
+from gateway.cli.job import Course
 from protocol.errors import ERRORS
 from protocol.messages import Canceled, Completed, ErrorBody, Failed, Snapshot
 from protocol.refusals import Closed

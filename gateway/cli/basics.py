@@ -21,6 +21,9 @@ CANCELED: Final = 130
 FILE: Final = click.Path(dir_okay=False, path_type=Path)
 FOLDER: Final = click.Path(file_okay=False, path_type=Path)
 config_option = click.option("--config", "config_path", type=FILE, metavar="F", help="Settings as a TOML file.")
+data_option = click.option(
+    "--data", type=FOLDER, metavar="DIR", help="Folder of the ledger and the pictures; ./var if nothing else is set."
+)
 
 
 def load_settings(path: Path | None, overrides: Mapping[str, object]) -> "Config":
@@ -58,3 +61,26 @@ def run(main_coroutine: Coroutine[Any, Any, T]) -> T:
         while isinstance(cause, BaseExceptionGroup) and len(cause.exceptions) == 1:
             cause = cause.exceptions[0]
         raise cause from None
+
+
+def folder_of(config_path: Path | None, data: Path | None) -> Path:
+    """Return the data folder that the settings name."""
+    return load_settings(config_path, {"data.folder": data}).data.folder
+
+
+def make_folder(folder: Path) -> None:
+    """Make the data folder if it is not there, or leave if nothing can be kept in it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        leave(FAILED, f"the data folder {folder} cannot be made ({error.strerror}); name another with --data")
+    if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+        leave(FAILED, f"nothing can be written to the data folder {folder}; name another with --data")
+
+
+def existing_folder(config_path: Path | None, data: Path | None) -> Path:
+    """Return the data folder, or leave if it holds no ledger."""
+    folder = folder_of(config_path, data)
+    if not (folder / "ledger.db").exists():
+        leave(REFUSED, f"{folder} holds no ledger; name the gateway's folder with --data, or make a key first")
+    return folder

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from gateway.builders import accounts_of
-from gateway.cli_basics import FAILED
-from gateway.cli_examine import in_words
-from gateway.cli_job import Course
-from gateway.cli_show import Display
-from gateway.cli_trouble import Trouble
+from gateway.cli.basics import FAILED
+from gateway.cli.examine import in_words
+from gateway.cli.job import Course
+from gateway.cli.show import Display
+from gateway.cli.trouble import Trouble
 from gateway.clock import SystemClock
 from gateway.config import Upstream as Settings
 from gateway.core.models import Model, Sizes

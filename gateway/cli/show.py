@@ -8,7 +8,7 @@ from typing import Any, Protocol, Self
 
 import msgspec
 
-from gateway.cli_job import Course, counted
+from gateway.cli.job import Course, counted
 from protocol.messages import ImageReady
 from protocol.replica_effects import Event, ImageBytes, JobLost, Preview
 

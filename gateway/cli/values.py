@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 if TYPE_CHECKING:
-    from gateway.cli_wish import Control, Lora
+    from gateway.cli.wish import Control, Lora
 
 _PART: Final = re.compile(r",(weight|start|end|preprocessor)=([^,]*)\Z")
 _CONTROL_FORM: Final = "KIND=FILE, and after it any of ,weight=1 ,start=0 ,end=1 ,preprocessor=canny"
@@ -48,7 +48,7 @@ class LoraName(click.ParamType["Lora"]):
     name = "lora"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> "Lora":
-        from gateway.cli_wish import Lora  # noqa: PLC0415
+        from gateway.cli.wish import Lora  # noqa: PLC0415
 
         name, _, weight = str(value).rpartition(":")
         number = _number(weight)
@@ -63,7 +63,7 @@ class ControlImage(click.ParamType["Control"]):
     name = "control"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> "Control":
-        from gateway.cli_wish import Control, WrongWish, check_control_kind  # noqa: PLC0415
+        from gateway.cli.wish import Control, WrongWish, check_control_kind  # noqa: PLC0415
 
         kind, _, rest = str(value).partition("=")
         try:
