@@ -19,6 +19,7 @@ WRONG_ARROWS = {
     "cli": ("gateway.cli.show", "gateway.cli.generate"),
     "flow": ("gateway.flow.planted", "gateway.upstreams.planted"),
     "engine": ("gateway.upstreams.planted", "gateway.engine.planted"),
+    "doors": ("gateway.edges.compat.planted", "gateway.core.limits"),
     "client": ("gateway.app", "protocol.client"),
     "pure": ("gateway.core.planted", "time"),
 }

@@ -1,13 +1,10 @@
-"""What holds at every door: one admission, whichever way a request came."""
+"""Jobs that came through a door, seen from elsewhere; what admission sees of them is in `test_same_admission`."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
-import pytest
 from sqlalchemy import select
 
-from gateway.core.records import NewJob
 from gateway.ledger import schema
 from gateway.upstreams.stability_v1 import Engine, StabilityV1
 from tests.end_to_end.harness import gateway_here
@@ -21,47 +18,6 @@ NATIVE = {
     "model": "easel",
     "params": {"prompt": "a lighthouse", "width": 128, "height": 192, "steps": 10, "seed": 7},
 }
-UNLIKE = ("id", "run", "ref", "created_ms", "ref_expires_ms")
-"""What no two jobs share."""
-
-
-@pytest.fixture
-async def seen(door: Door) -> AsyncIterator[list[NewJob]]:
-    """What admission asks the ledger to write."""
-    jobs, seen = door.running.gateway.node.admission._ledger.jobs, []
-    submit = jobs.submit
-
-    async def noting(new: NewJob) -> Any:
-        seen.append(new)
-        return await submit(new)
-
-    jobs.submit = noting  # type: ignore[method-assign]
-    yield seen
-    jobs.submit = submit  # type: ignore[method-assign]
-
-
-async def test_request_is_the_same_to_admission_through_every_door(door: Door, seen: list[NewJob]) -> None:
-    """The normal form, the fingerprint, the price, who asks and every limit: only ids and times differ."""
-    assert (await door.ask("POST", "/v1/jobs", NATIVE)).status == 202
-    assert (await door.ask("POST", TEXT, ASKED)).status == 200
-    native, foreign = ({name: getattr(one, name) for name in NewJob.__slots__ if name not in UNLIKE} for one in seen)
-    assert native == foreign
-    assert (native["fingerprint"], native["price_micros"]) == (seen[0].fingerprint, 400)
-
-
-async def test_inputs_are_the_same_to_admission_through_every_door(door: Door, seen: list[NewJob]) -> None:
-    """A picture that came along is the asset that it would be, had it been uploaded before."""
-    init, mask = flat((9, 8, 7), (128, 192)), flat(255, (128, 192), "L")
-    assets = [(await door.ask("PUT", "/v1/assets", one)).json["asset"] for one in (init, mask)]
-    inputs = [{"role": role, "asset": asset} for role, asset in zip(("init", "mask"), assets, strict=True)]
-    params = {"prompt": "a lighthouse", "steps": 10, "seed": 7, "strength": 1.0}
-    native = {"task": "inpaint", "model": "easel", "params": params, "inputs": inputs}
-    assert (await door.ask("POST", "/v1/jobs", native)).status == 202
-    asked = {"text_prompts": [{"text": "a lighthouse"}], "steps": 10, "seed": 7}
-    asked |= {"init_image": b64(init), "mask_image": b64(mask)}
-    path = TEXT.replace("text-to-image", "image-to-image-inpainting")
-    assert (await door.ask("POST", path, asked)).status == 200
-    assert (seen[0].fingerprint, seen[0].body_hash) == (seen[1].fingerprint, seen[1].body_hash)
 
 
 async def test_one_key_joins_its_job_from_either_door(door: Door) -> None:
