@@ -4,16 +4,17 @@
 (DNS rebinding). `Origin`, where a browser sends it, must be ours or listed. A WebSocket's upgrade is not refused here:
 browsers cannot read a refused upgrade, so the verdict is noted and the stream closes with 4503.
 
-Whatever fails further in is told here as `internal`, with a reference that the log has.
+What is refused here is said as whoever put the edges together wants it said at the request's path. Whatever fails
+further in is told here as `internal`, with a reference that the log has.
 """
 
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from email.utils import formatdate
 from typing import Any, Final, Protocol
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -40,6 +41,8 @@ EXPOSED: Final = (
 )
 _SAFE: Final = {"x-content-type-options": "nosniff", "referrer-policy": "no-referrer", "cache-control": "no-store"}
 _PORTS: Final = {"http": "80", "https": "443"}
+Tell = Callable[[Request, ClientFault], Response]
+"""Returns the answer that tells a fault, in the words that are spoken at the request's path."""
 
 
 class Log(Protocol):
@@ -48,6 +51,11 @@ class Log(Protocol):
     def error(self, event: str, **facts: Any) -> Any:
         """Write an error with its facts."""
         ...
+
+
+def in_our_words(_: Request, fault: ClientFault) -> Response:
+    """See `Tell`: the gateway's own words at every path."""
+    return refusal(fault)
 
 
 class Guard:
@@ -64,6 +72,7 @@ class Guard:
         hosts: Iterable[str] = (),
         origins: Iterable[str] = (),
         trust_forwarded: bool = False,
+        tell: Tell = in_our_words,
     ) -> None:
         self._app = app
         self._clock = clock
@@ -73,6 +82,7 @@ class Guard:
         self._hosts = {_as_in_header(host.lower()) for host in (*hosts, *LOCAL_HOSTS)}
         self._origins = {origin.lower().rstrip("/") for origin in origins}
         self._trust_forwarded = trust_forwarded
+        self._tell = tell
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -114,7 +124,7 @@ class Guard:
     def _answer(self, scope: Scope, listed: str | None) -> Response | None:
         """Return what is answered here already, if anything."""
         if scope["path"] not in PROBES and self._refuses(scope):
-            return refusal(ClientFault("forbidden", "this host or origin is not allowed here"))
+            return self._tell(Request(scope), ClientFault("forbidden", "this host or origin is not allowed here"))
         if listed and scope["method"] == "OPTIONS" and "access-control-request-method" in Headers(scope=scope):
             return Response(status_code=204, headers=PREFLIGHT)
         return None

@@ -68,12 +68,6 @@ def internal(reference: str) -> Response:
     )
 
 
-async def refuse_client(_: Request, fault: Exception) -> Response:
-    """Starlette's handler of `ClientFault`."""
-    assert isinstance(fault, ClientFault), "it is registered for nothing else"
-    return refusal(fault)
-
-
 async def refuse_routing(request: Request, fault: Exception) -> Response:
     """Starlette's handler of its own refusals: no such path, or not by this method."""
     assert isinstance(fault, HTTPException), "it is registered for nothing else"

@@ -89,6 +89,7 @@ def build_app(
         hosts=(bound_host, own.hostname or bound_host, *allowed_hosts),
         origins=(f"{own.scheme}://{own.netloc}", *allowed_origins),
         trust_forwarded=trust_forwarded,
+        tell=refusals.told,
     )
 
 

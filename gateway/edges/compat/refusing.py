@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from gateway.edges.compat.dialect import Dialect, Trouble
 from gateway.edges.compat.doors import Doors
-from gateway.edges.http import internal, refusal, refuse_client, refuse_routing
+from gateway.edges.http import internal, refusal, refuse_routing
 from protocol.errors import ClientFault
 
 
@@ -21,13 +21,12 @@ class Refusals:
 
     async def client(self, request: Request, fault: Exception) -> Response:
         """Tell a `ClientFault`, or what a door says of itself."""
-        assert isinstance(fault, ClientFault | Trouble), "it is registered for nothing else"
-        trouble = fault if isinstance(fault, Trouble) else Trouble.of(fault)
-        told = self._told(request, trouble)
-        if told is None:
-            assert isinstance(fault, ClientFault), "trouble is raised at doors alone"
-            return await refuse_client(request, fault)
-        return told
+        if isinstance(fault, Trouble):
+            told = self._told(request, fault)
+            assert told is not None, "trouble is raised at doors alone"
+            return told
+        assert isinstance(fault, ClientFault), "it is registered for nothing else"
+        return self.told(request, fault)
 
     async def routing(self, request: Request, fault: Exception) -> Response:
         """Tell that there is no such path, or not by this method."""
@@ -47,7 +46,10 @@ class Refusals:
 
     async def busy(self, request: Request, _: Exception) -> Response:
         """Tell that the ledger cannot follow."""
-        fault = ClientFault("overloaded", "too much is waiting to be written", retry_after_ms=1000)
+        return self.told(request, ClientFault("overloaded", "too much is waiting to be written", retry_after_ms=1000))
+
+    def told(self, request: Request, fault: ClientFault) -> Response:
+        """Return the answer that tells a fault, whoever found it."""
         return self._told(request, Trouble.of(fault)) or refusal(fault)
 
     def _told(self, request: Request, trouble: Trouble) -> Response | None:
