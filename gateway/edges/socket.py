@@ -184,7 +184,7 @@ class BoundedHttp(HttpToolsProtocol):
             self._head_bytes += len(data)
         super().data_received(data)
         if self._head_timer is not None and self._head_bytes > HEAD_LIMIT:
-            self._refuse_head()
+            self._refuse_head(b"431 Request Header Fields Too Large")
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -199,15 +199,15 @@ class BoundedHttp(HttpToolsProtocol):
 
     def _await_head(self) -> None:
         self._head_bytes = 0
-        self._head_timer = self.loop.call_later(HEAD_SECONDS, self._refuse_head)
+        self._head_timer = self.loop.call_later(HEAD_SECONDS, self._refuse_head, b"408 Request Timeout")
 
     def _head_done(self) -> None:
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
 
-    def _refuse_head(self) -> None:
+    def _refuse_head(self, status: bytes) -> None:
         self._head_done()
         if not self.transport.is_closing():
-            self.transport.write(b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
+            self.transport.write(b"HTTP/1.1 %b\r\nconnection: close\r\ncontent-length: 0\r\n\r\n" % status)
             self.transport.close()

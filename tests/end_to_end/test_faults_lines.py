@@ -125,6 +125,16 @@ async def test_job_longer_than_the_life_of_every_connection_is_handled_once(tmp_
         assert paper.calls <= 2
 
 
+async def test_header_over_its_limit_is_told_apart_from_a_slow_one(tmp_path: Path) -> None:
+    """431 and not 408, after which clients of other APIs would send it again by themselves."""
+    async with gateway_here(tmp_path, upstreams=[PaperUpstream()]) as running:
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(running.url.rsplit(":", 1)[1]))
+        writer.write(b"POST /v1/images/generations HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Long: " + b"x" * 40_000)
+        answer = await asyncio.wait_for(reader.read(), 10)
+        writer.close()
+    assert answer.startswith(b"HTTP/1.1 431 ")
+
+
 async def test_header_that_comes_drop_by_drop_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A trickle of bytes holds no connection for long, before the upgrade and before hello; others notice nothing."""
     monkeypatch.setattr("gateway.edges.socket.HEAD_SECONDS", 0.4)
