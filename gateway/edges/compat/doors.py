@@ -224,8 +224,9 @@ class Doors:
         response = dialect.refusal(trouble, request.scope["safelight.request"])
         identity: Identity | None = request.scope.get(_WHO)
         allowance = None if identity is None else self.node.admission.allowance(identity)
-        response.headers.update(trouble_headers(trouble, allowance, x_names=dialect.tells_x_ratelimit))
-        if response.status_code == 401:
+        status = response.status_code
+        response.headers.update(trouble_headers(trouble, status, allowance, x_names=dialect.tells_x_ratelimit))
+        if status == 401:
             response.headers["WWW-Authenticate"] = dialect.challenge
         return response
 

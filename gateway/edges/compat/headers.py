@@ -12,8 +12,13 @@ from typing import Final
 from gateway.edges.compat.dialect import Trouble
 from gateway.flow.admission import Allowance
 
-_POLICIES: Final = {"rate_limited": "submits", "concurrency_limit": "jobs", "quota_exceeded": "quota"}
-"""Which limit a refusal is about."""
+_POLICIES: Final = {
+    "rate_limited": ("submits", 1000),
+    "concurrency_limit": ("jobs", 1000),
+    "quota_exceeded": ("quota", 3_600_000),
+    "insufficient_credits": ("budget", 3_600_000),
+}
+"""Which limit a 429 is about, and milliseconds to wait where nothing says how long: money comes back late."""
 
 
 def rate_headers(allowance: Allowance | None, *, x_names: bool) -> dict[str, str]:
@@ -38,17 +43,18 @@ def _interval(allowance: Allowance) -> float:
     return allowance.period_seconds / allowance.burst
 
 
-def trouble_headers(trouble: Trouble, allowance: Allowance | None, *, x_names: bool) -> dict[str, str]:
-    """Return what a refusal carries beside its body, but for the challenge of a 401."""
+def trouble_headers(trouble: Trouble, status: int, allowance: Allowance | None, *, x_names: bool) -> dict[str, str]:
+    """Return what a refusal carries beside its body, but for the challenge of a 401.
+
+    `status` is the dialect's: one that has no 402 says 429 of an empty purse.
+    """
     headers = {} if trouble.job is None else {"X-Job-Id": trouble.job}
-    policy = _POLICIES.get(trouble.code)
-    wait = trouble.retry_after_ms
-    if wait is None and policy is not None:
-        wait = 1000  # nothing says when; a client that is told to come back must be told when
+    policy, usual_wait = _POLICIES.get(trouble.code, ("", None)) if status == 429 else ("", None)
+    wait = usual_wait if trouble.retry_after_ms is None else trouble.retry_after_ms
     if wait is not None:
         headers["Retry-After"] = str(math.ceil(wait / 1000))
     headers |= rate_headers(allowance, x_names=x_names)
-    if policy is not None and policy != "submits":
+    if policy not in ("", "submits"):
         headers |= _spent(policy, trouble.details, headers["Retry-After"])
     return headers
 
