@@ -84,6 +84,8 @@ class Trouble(Exception):
     retry_after_ms: int | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
     job: str | None = None
+    retryable: bool | None = None
+    """Whether the same request may end otherwise; `None` = what the registry says of the code."""
 
     def __post_init__(self) -> None:
         Exception.__init__(self, self.code, self.message)
@@ -93,10 +95,18 @@ class Trouble(Exception):
     def of(cls, fault: ClientFault | ErrorBody, job: str | None = None) -> "Trouble":
         """Return what a refusal is at a door, or the end of a job that failed."""
         if isinstance(fault, ClientFault):
-            return cls(fault.code, fault.message, fault.retry_after_ms, fault.details, job)
+            return cls(fault.code, fault.message, fault.retry_after_ms, fault.details, job, fault.retryable)
         retry_after_ms = fault.retry_after_ms if isinstance(fault.retry_after_ms, int) else None
         details = fault.details if isinstance(fault.details, dict) else {}
-        return cls(fault.code if fault.code in CODES else "internal", fault.message, retry_after_ms, details, job)
+        code = fault.code if fault.code in CODES else "internal"
+        return cls(code, fault.message, retry_after_ms, details, job, fault.retryable)
+
+    @property
+    def may_be_repeated(self) -> bool:
+        """Whether the same request may end otherwise."""
+        entry = ERRORS.get(self.code)
+        usual = entry is not None and entry.retryable
+        return usual if self.retryable is None else self.retryable
 
     @property
     def path(self) -> str:

@@ -55,7 +55,7 @@ class Words:
         """See `Dialect.refusal`: `{"error": {"message", "type", "param", "code"}}`."""
         status, body = wire.error(trouble, self._filtered)
         response = answer(body, status)
-        if (status in _AGAIN or status >= 500) and not wire.may_retry(trouble):
+        if (status in _AGAIN or status >= 500) and not trouble.may_be_repeated:
             response.headers["x-should-retry"] = "false"
         return response
 

@@ -19,7 +19,7 @@ ERRORS: Final[dict[str, tuple[int, str, str | None]]] = {
     "unsupported_media": (400, _INVALID, "unsupported_file_mimetype"),
     "image_decode_failed": (400, _INVALID, "invalid_image_format"),
     "bad_chunk": (400, _INVALID, None),
-    "unauthorized": (401, _INVALID, "invalid_api_key"),
+    "unauthorized": (401, _INVALID, "invalid_api_key"),  # null where there is no key at all
     "token_expired": (401, _INVALID, "invalid_api_key"),
     "forbidden": (403, _INVALID, "permission_denied"),
     "job_not_found": (404, _INVALID, "not_found"),

@@ -18,7 +18,6 @@ from gateway.edges.compat.openai_images.tables import (
     SENTENCES,
     TASKS,
 )
-from protocol.errors import ERRORS as REGISTRY
 from protocol.errors import ClientFault
 
 Format = Literal["png", "jpeg", "webp"]
@@ -226,25 +225,21 @@ def error(trouble: Trouble, filtered: str) -> tuple[int, dict[str, Any]]:
     """Return the status and the body of a refusal; `filtered` is the code where a filter held pictures back."""
     status, kind, code = ERRORS[trouble.code]
     param = _param(trouble)
-    if trouble.code == "payload_too_large" and param not in (None, "body"):
+    if trouble.code == "payload_too_large" and param is not None:
         status, code = 400, "image_too_large"
     elif trouble.code == "invalid_param":
         code = next((name for words, name in SENTENCES if words in trouble.message), code)
     elif trouble.code == "content_filtered":
         code = filtered
+    elif trouble.code == "unauthorized" and trouble.details.get("reason") == "missing":
+        code = None
     return status, {"error": {"message": trouble.message, "type": kind, "param": param, "code": code}}
-
-
-def may_retry(trouble: Trouble) -> bool:
-    """Whether the same request may end otherwise; the vendor's clients try again by status alone unless told."""
-    entry = REGISTRY.get(trouble.code)
-    return entry is not None and entry.retryable
 
 
 def _param(trouble: Trouble) -> str | None:
     """Our name of what is wrong as the vendor has it."""
     bare = trouble.path.removeprefix("params.")
-    if bare in ("", "body"):  # a form's reader does not say which field it misses but in its sentence
+    if bare in ("", "body", "params"):  # a form's reader does not say which field it misses but in its sentence
         found = _NAME.search(trouble.message)
         return found[1] if found else None
     name = bare.partition("[")[0].partition(".")[0]

@@ -6,7 +6,7 @@ import msgspec
 
 from gateway.edges.compat.bodies import encode_picture
 from gateway.edges.compat.dialect import Result, Trouble
-from gateway.edges.compat.stability_v1.tables import ERRORS, FIELDS, NAMED
+from gateway.edges.compat.stability_v1.tables import ERRORS, FIELDS, NAMED, WHOLE
 
 
 def artifacts(result: Result, contents: list[bytes]) -> list[dict[str, Any]]:
@@ -33,7 +33,7 @@ def error(trouble: Trouble, reference: str) -> tuple[int, dict[str, Any]]:
     status, name = ERRORS[trouble.code]
     field = _field(trouble.path)
     first = field.partition("[")[0].partition(".")[0]
-    if trouble.code == "payload_too_large" and field != "body":
+    if trouble.code == "payload_too_large" and field not in WHOLE:
         status, name = 400, "invalid_image_dimensions" if "max_input_pixels" in trouble.details else "invalid_file_size"
     elif trouble.code == "invalid_param":
         name = NAMED.get(first, name)

@@ -74,6 +74,9 @@ NAMED: Final = {
 }
 """Fields whose wrong values have an error name of their own."""
 
+WHOLE: Final = ("body", "params")
+"""What is too large as a whole; anything else that is too large is a picture."""
+
 SAMPLERS: Final = {
     "DDIM": "ddim",
     "DDPM": "ddpm",
