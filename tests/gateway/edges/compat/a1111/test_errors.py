@@ -5,11 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from gateway.core.records import Plan
-from gateway.core.reports import Outcome, UpstreamFault
-from gateway.edges.compat.a1111.tables import ERRORS
 from tests.answers import Answer
 from tests.gateway.edges.compat.a1111.test_routes import API, ASKED, INIT, b64, basic
 from tests.gateway.edges.compat.conftest import EASEL, Door, Easel, open_door
@@ -138,64 +133,6 @@ async def test_credentials(door: Door) -> None:
         assert (await door.ask("GET", f"{API}/progress", key=None, Authorization=header)).status == 200
 
 
-async def test_bounds_of_pictures_and_bodies(door: Door) -> None:
-    """413 before anything is decoded; a body over its limit is not kept."""
-    large = ASKED | {"init_images": ["A" * 24_000_000]}
-    assert told(await door.ask("POST", f"{API}/img2img", large))[0] == 413
-    assert told(await door.ask("POST", f"{API}/txt2img", ASKED | {"comments": "A" * 34_000_000}))[0] == 413
-    assert door.easel.orders == []
-
-
-async def test_used_up_limits_say_when_to_come_back(door: Door) -> None:
-    """429 with `Retry-After`, for the key's rate and for live jobs."""
-    slow = await door.key_of("slow", Plan(submits_per_second=0.5))
-    assert (await door.ask("POST", f"{API}/txt2img", ASKED, key=slow)).status == 200
-    answer = await door.ask("POST", f"{API}/txt2img", ASKED, key=slow)
-    assert told(answer) == (429, "this key may submit 0.5 jobs a second")
-    assert int(answer.headers["Retry-After"]) >= 1
-    assert "RateLimit" in answer.headers
-    few = await door.key_of("few", Plan(max_jobs=1))
-    door.easel.hold = asyncio.Event()
-    await door.ask("POST", f"{API}/txt2img", ASKED, key=few, prefer="respond-async")
-    answer = await door.ask("POST", f"{API}/txt2img", ASKED, key=few)
-    assert told(answer)[0] == 429
-    assert "Retry-After" in answer.headers
-    door.easel.hold.set()
-
-
-FAULTS = [
-    ("out_of_memory", 500, "OutOfMemoryError"),
-    ("upstream_error", 500, "RuntimeError"),
-    ("invalid_output", 500, "RuntimeError"),
-    ("outcome_unknown", 500, "RuntimeError"),
-    ("content_filtered", 422, "the words"),
-]
-
-
-@pytest.mark.parametrize("code, status, name", FAULTS)
-async def test_failures_of_the_work(door: Door, code: str, status: int, name: str) -> None:
-    """They come as the web UI's exceptions do, with the job's id; a refused prompt is the request's fault."""
-    door.easel.fault = UpstreamFault(Outcome.FAILED, code, "the words")
-    answer = await door.ask("POST", f"{API}/txt2img", ASKED)
-    assert told(answer) == (status, name)
-    assert "X-Job-Id" in answer.headers
-
-
-async def test_a_job_canceled_elsewhere_is_a_failure(door: Door) -> None:
-    """Only an interrupt at this door is answered as one."""
-    door.easel.hold = asyncio.Event()
-    asked = asyncio.create_task(door.ask("POST", f"{API}/txt2img", ASKED))
-    node = door.running.gateway.node
-    while (await door.ask("GET", f"{API}/progress")).json["state"]["job_count"] == 0:
-        assert not asked.done(), asked
-        await asyncio.sleep(0.01)
-    [entry] = (await door.ask("GET", "/v1/jobs")).json["jobs"]
-    record = await node.jobs.find(entry["job"])
-    assert record is not None
-    await node.admission.cancel(record, "operator")
-    assert told(await asked) == (500, "InterruptedError")
-
-
 async def test_a_failure_after_white_space_is_the_same_object(tmp_path: Path) -> None:
     """The status is gone by then."""
     easel = Easel()
@@ -228,10 +165,3 @@ async def test_unfinished_pictures_are_kept_for_a_while_only(door: Door) -> None
         answers.append((path, ended))
     assert [(answer.status, answer.json.get("images")) for _, answer in answers] == [(200, [])] * 33
     assert told(await door.ask("GET", answers[0][0])) == (500, "InterruptedError")
-
-
-def test_statuses_of_the_web_ui_are_kept() -> None:
-    """Those that its clients look at."""
-    assert {code: ERRORS[code][0] for code in ("unauthorized", "invalid_param", "out_of_memory", "rate_limited")} == {
-        "unauthorized": 401, "invalid_param": 422, "out_of_memory": 500, "rate_limited": 429,
-    }  # fmt: skip

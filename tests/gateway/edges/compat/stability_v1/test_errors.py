@@ -130,26 +130,6 @@ async def test_what_is_no_request_at_all_is_refused(door: Door) -> None:
     assert told(await door.ask("POST", f"{TEXT}-controlnet", data)) == (400, "bad_request")
 
 
-async def test_statuses_before_a_job_are_true(door: Door) -> None:
-    """401, 403, 404, 405, 413, 415 and what they carry."""
-    answer = await door.ask("POST", TEXT, ASKED, key=None)
-    assert (*told(answer), answer.headers["WWW-Authenticate"]) == (401, "unauthorized", "Bearer")
-    assert told(await door.ask("GET", "/v1/user/balance", key="sk-sl-nobody")) == (401, "unauthorized")
-    assert told(await door.ask("POST", "/v1/generation/unheard-of/text-to-image", ASKED)) == (404, "not_found")
-    assert told(await door.ask("POST", f"{ENGINE}/text-to-video", ASKED)) == (404, "not_found")
-    assert told(await door.ask("GET", "/v1/generation/01JD9Z6Q8M4T7V2XK3B5N0RCEW/status")) == (404, "not_found")
-    assert told(await door.ask("GET", "/v1/generation/x/status")) == (404, "not_found")
-    answer = await door.ask("GET", TEXT)
-    assert (*told(answer), answer.headers["Allow"]) == (405, "method_not_allowed", "POST")
-    large = ASKED | {"init_image": "A" * 24_000_000}
-    assert told(await door.ask("POST", f"{TEXT}-controlnet", large)) == (400, "invalid_file_size")
-    answer = await door.ask("POST", TEXT, ASKED | {"extras": "A" * 34_000_000})
-    assert told(answer) == (413, "payload_too_large")
-    assert "X-Job-Id" not in answer.headers
-    key = await door.key_of("slow", Plan(submits_per_second=0.5))
-    assert (await door.ask("POST", TEXT, ASKED, key=key)).headers["RateLimit-Policy"] == '"submits";q=1;w=2'
-
-
 async def test_used_up_rate_says_when_to_come_back(door: Door) -> None:
     """429 with `Retry-After` and the limit; a good answer tells what is left."""
     key = await door.key_of("slow", Plan(submits_per_second=1.0))
@@ -160,17 +140,6 @@ async def test_used_up_rate_says_when_to_come_back(door: Door) -> None:
     assert told(last) == (429, "rate_limit_exceeded")
     assert (last.headers["Retry-After"], last.headers["RateLimit"]) == ("1", '"submits";r=0;t=2')
     assert not [name for name in last.headers if name.lower().startswith("x-ratelimit")]
-
-
-async def test_too_many_jobs_at_once_say_so(door: Door) -> None:
-    """The plan's jobs are another limit than its rate."""
-    key = await door.key_of("narrow", Plan(max_jobs=1))
-    door.easel.hold = asyncio.Event()
-    assert (await door.ask("POST", TEXT, ASKED, key=key, prefer="respond-async")).status == 202
-    answer = await door.ask("POST", TEXT, ASKED, key=key)
-    assert told(answer) == (429, "rate_limit_exceeded")
-    assert (answer.headers["Retry-After"], answer.headers["RateLimit"]) == ("1", '"jobs";r=0;t=1')
-    door.easel.hold.set()
 
 
 FAULTS = [
@@ -216,16 +185,6 @@ async def test_bare_picture_gives_up_at_its_limit(tmp_path: Path) -> None:
         path = f"/v1/generation/{answer.headers['X-Job-Id']}/status"
         while (await door.ask("GET", path)).json["state"] != "completed":
             await asyncio.sleep(0.01)
-
-
-async def test_canceled_job_is_told(door: Door) -> None:
-    """Whoever waits for a job that somebody cancels is told so."""
-    door.easel.hold = asyncio.Event()
-    asked = asyncio.ensure_future(door.ask("POST", TEXT, ASKED, idempotency_key="k"))
-    while not (listed := (await door.ask("GET", "/v1/jobs?ref=k")).json["jobs"]):
-        await asyncio.sleep(0.01)
-    await door.ask("DELETE", f"/v1/jobs/{listed[0]['job']}")
-    assert told(await asked) == (409, "canceled")
 
 
 async def test_failure_of_ours_is_said_in_the_dialect(door: Door) -> None:
