@@ -6,6 +6,7 @@ import msgspec
 
 from gateway.edges.compat.bodies import encode_picture
 from gateway.edges.compat.dialect import Result, Trouble
+from gateway.edges.compat.stability_both import finish_reason
 from gateway.edges.compat.stability_v1.tables import ERRORS, FIELDS, NAMED, WHOLE
 
 
@@ -15,17 +16,12 @@ def artifacts(result: Result, contents: list[bytes]) -> list[dict[str, Any]]:
         {
             "base64": encode_picture(content),
             "seed": piece.seed,
-            "finishReason": finish_reason(filtered=piece.content is None),
-            "finish_reason": finish_reason(filtered=piece.content is None),
+            "finishReason": finish_reason(piece),
+            "finish_reason": finish_reason(piece),
             "id": result.job,
         }
         for piece, content in zip(result.pieces, contents, strict=True)
     ]
-
-
-def finish_reason(*, filtered: bool) -> str:
-    """Return how a picture ended."""
-    return "CONTENT_FILTERED" if filtered else "SUCCESS"
 
 
 def error(trouble: Trouble, reference: str) -> tuple[int, dict[str, Any]]:

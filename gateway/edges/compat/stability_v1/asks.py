@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from gateway.edges.compat.dialect import Sent, Wish
+from gateway.edges.compat.stability_both import Style
 from gateway.edges.compat.stability_v1.tables import CONTROLS, HINTS, SAMPLERS
 from protocol.errors import ClientFault
 
@@ -15,11 +16,6 @@ Clip = Literal["FAST_BLUE", "FAST_GREEN", "NONE", "SIMPLE", "SLOW", "SLOWER", "S
 Sampler = Literal[
     "DDIM", "DDPM", "K_DPMPP_2M", "K_DPMPP_2S_ANCESTRAL", "K_DPM_2", "K_DPM_2_ANCESTRAL", "K_EULER",
     "K_EULER_ANCESTRAL", "K_HEUN", "K_LMS",
-]  # fmt: skip
-Style = Literal[
-    "3d-model", "analog-film", "anime", "cinematic", "comic-book", "digital-art", "enhance", "fantasy-art",
-    "isometric", "line-art", "low-poly", "modeling-compound", "neon-punk", "origami", "photographic", "pixel-art",
-    "tile-texture",
 ]  # fmt: skip
 ControlKind = Literal[
     "canny", "depth", "hed", "lineart", "mlsd", "normal", "normalbae", "normal_map", "openpose", "pose", "scribble",

@@ -8,12 +8,11 @@ from starlette.responses import Response
 from gateway.edges.compat.dialect import Result
 from gateway.edges.compat.doors import Doors
 from gateway.edges.compat.pictures import put_together
-from gateway.edges.compat.stability_v1.answers import artifacts, encoded, finish_reason
+from gateway.edges.compat.stability_both import GREY, finish_reason
+from gateway.edges.compat.stability_v1.answers import artifacts, encoded
 from gateway.edges.http import answer
 from protocol.errors import ClientFault
 
-GREY: Final = 128
-"""What is shown where a filter held a picture back, which the vendor blurs."""
 _JSON: Final = frozenset({"", "*/*", "application/*", "application/json"})
 
 
@@ -64,6 +63,6 @@ class PngView(JsonView):
     async def finished(self, result: Result) -> Response:
         """Return the one picture."""
         [piece] = result.pieces
-        headers = {"Finish-Reason": finish_reason(filtered=piece.content is None), "Seed": str(piece.seed)}
+        headers = {"Finish-Reason": finish_reason(piece), "Seed": str(piece.seed)}
         content = await self._doors.pictures.shown(piece, "png", GREY)
         return Response(content, headers=headers, media_type="image/png")
