@@ -152,7 +152,8 @@ _BY_TASK_SIZES: Final[Mapping[str, Sizes]] = {
     "outpaint": _any_up_to(MOST_PIXELS),
     "search_replace": _any_up_to(SERVICES["search-replace"].image.most_pixels),
     "remove_background": _any_up_to(SERVICES["remove-background"].image.most_pixels),
-    "upscale": _any_up_to(MOST_PIXELS),
+    # What is asked for here only chooses the upscaler: some 20 million pixels of one million are a creative one.
+    "upscale": _any_up_to(2 * MOST_PIXELS),
 }
 
 # -------------------------------------------------------------------------------------------------------------- models

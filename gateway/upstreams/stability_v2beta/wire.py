@@ -91,7 +91,10 @@ def _check_control(order: CallOrder) -> None:
         raise _refused("the image's weight is 0 to 1 here")
     if image.start not in (None, 0.0) or image.end not in (None, 1.0):
         raise _refused("start and end of a control image have no effect here")
-    if image.role in ("sketch", "structure") and (request.width, request.height) != order.model.default_size:
+    if image.role in ("sketch", "structure") and (request.width, request.height) not in (
+        order.model.default_size,
+        order.model.sizes_of(request.task).nearest(image.width, image.height),
+    ):
         raise _refused(f"with {image.role} the picture has the control image's size", "params.width")
 
 

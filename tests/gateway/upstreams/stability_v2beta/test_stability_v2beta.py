@@ -307,6 +307,14 @@ async def test_weight_of_a_control_is_its_strength(upstream: StabilityV2Beta, ro
     assert near(pixel(picture, (48, 8)), mixed(LAMP, complement, 1.0 if weight is None else weight))
 
 
+async def test_lines_may_be_asked_for_in_the_size_most_like_theirs(upstream: StabilityV2Beta) -> None:
+    """The vendor answers in the control image's own, whichever of these two was named."""
+    lines = flat(size=(96, 64))
+    for size in ({}, {"width": 1254, "height": 836}):
+        asked = order("controlnet", "stable-image", {"sketch": lines}, **size)
+        assert opened(await image(upstream, asked)).size == (96, 64)
+
+
 @pytest.mark.parametrize("task,role,default", [("controlnet", "style", 1.0), ("reference", "reference", 0.5)])
 @pytest.mark.parametrize("weight", [None, 0.25, 0.0])
 async def test_weight_of_a_style_is_its_fidelity(
