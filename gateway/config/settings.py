@@ -23,7 +23,13 @@ from gateway.config.fields import (
     Size,
     Text,
 )
-from gateway.config.upstreams import OPENAI_IMAGE_MODELS, STABILITY_V1_ENGINES, Engine, Upstream
+from gateway.config.upstreams import (
+    OPENAI_IMAGE_MODELS,
+    STABILITY_V1_ENGINES,
+    STABILITY_V2BETA_MODELS,
+    Engine,
+    Upstream,
+)
 from gateway.core.algorithms import Algorithm
 from protocol import messages
 
@@ -149,7 +155,7 @@ class Work:
 
 
 def _vendors_names() -> Mapping[str, str]:
-    stability = ("stable-diffusion-v1-5", *STABILITY_V1_ENGINES, "esrgan-v1-x2plus")
+    stability = ("stable-diffusion-v1-5", *STABILITY_V1_ENGINES, "esrgan-v1-x2plus", *STABILITY_V2BETA_MODELS)
     return dict.fromkeys((*stability, *OPENAI_IMAGE_MODELS), "*")
 
 

@@ -33,6 +33,16 @@ STABILITY_V1_ENGINES: Final = (
     "stable-diffusion-v1-6",
 )
 """The engines of Stability's first API whose rules the gateway knows."""
+STABILITY_V2BETA_MODELS: Final = (
+    "stable-image-core",
+    "stable-image-ultra",
+    "sd3.5-large",
+    "sd3.5-large-turbo",
+    "sd3.5-medium",
+    "sd3.5-flash",
+    "stable-image",
+)
+"""What stands for the models of Stability's v2beta, and the last for its services that name none."""
 OPENAI_IMAGE_MODELS: Final = (
     "gpt-image-1",
     "gpt-image-1-mini",

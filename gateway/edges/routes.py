@@ -18,6 +18,7 @@ from gateway.edges.compat.doors import Doors
 from gateway.edges.compat.openai_images import OpenaiImagesDoor
 from gateway.edges.compat.refusing import Refusals
 from gateway.edges.compat.stability_v1 import StabilityV1Door
+from gateway.edges.compat.stability_v2beta import StabilityV2BetaDoor
 from gateway.edges.events import EventRoutes, Streams
 from gateway.edges.guard import Guard, Log
 from gateway.edges.info import InfoRoutes
@@ -95,4 +96,4 @@ def build_app(
 
 def dialects_of(doors: Doors, public_url: str) -> tuple[Dialect, ...]:
     """Return every dialect that is spoken at the doors."""
-    return (StabilityV1Door(doors), OpenaiImagesDoor(doors, public_url), A1111Door(doors))
+    return (StabilityV1Door(doors), StabilityV2BetaDoor(doors), OpenaiImagesDoor(doors, public_url), A1111Door(doors))

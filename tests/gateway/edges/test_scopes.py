@@ -35,6 +35,25 @@ NEEDS: Final = {
     ("GET", "/v1/engines/list"): "read",
     ("GET", "/v1/user/account"): "read",
     ("GET", "/v1/user/balance"): "read",
+    ("POST", "/v2beta/stable-image/generate/core"): "generate",
+    ("POST", "/v2beta/stable-image/generate/ultra"): "generate",
+    ("POST", "/v2beta/stable-image/generate/sd3"): "generate",
+    ("POST", "/v2beta/stable-image/edit/inpaint"): "generate",
+    ("POST", "/v2beta/stable-image/edit/outpaint"): "generate",
+    ("POST", "/v2beta/stable-image/edit/search-and-replace"): "generate",
+    ("POST", "/v2beta/stable-image/edit/remove-background"): "generate",
+    ("POST", "/v2beta/stable-image/control/sketch"): "generate",
+    ("POST", "/v2beta/stable-image/control/structure"): "generate",
+    ("POST", "/v2beta/stable-image/control/style"): "generate",
+    ("POST", "/v2beta/stable-image/control/style-transfer"): "generate",
+    ("POST", "/v2beta/stable-image/upscale/fast"): "generate",
+    ("POST", "/v2beta/stable-image/upscale/conservative"): "generate",
+    ("POST", "/v2beta/stable-image/upscale/creative"): "generate",
+    ("POST", "/v2beta/stable-image/edit/erase"): "generate",
+    ("POST", "/v2beta/stable-image/edit/search-and-recolor"): "generate",
+    ("POST", "/v2beta/stable-image/edit/replace-background-and-relight"): "generate",
+    ("GET", "/v2beta/results/{job}"): "read",
+    ("GET", "/v2beta/stable-image/upscale/creative/result/{job}"): "read",
     ("POST", "/v1/images/generations"): "generate",
     ("POST", "/v1/images/edits"): "generate",
     ("GET", "/v1/images/generations/{job}"): "read",
@@ -80,7 +99,9 @@ NEEDS: Final = {
     ("GET", "/metrics"): PUBLIC,
 }
 """What each route needs. The WebSocket's messages are in `tests/gateway/flow/test_restrictions.py`."""
-DOORS: Final = ("/v1/generation/", "/v1/engines/", "/v1/user/", "/v1/images/", "/sdapi/v1/", "/controlnet/")
+DOORS: Final = (
+    "/v1/generation/", "/v1/engines/", "/v1/user/", "/v2beta/", "/v1/images/", "/sdapi/v1/", "/controlnet/",
+)  # fmt: skip
 SCOPED: Final = [route for route, needed in NEEDS.items() if needed in ALL]
 NO_JOB: Final = "01JD9Z6Q8M4T7V2XK3B5N0RCEW"
 
