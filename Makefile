@@ -29,6 +29,7 @@ lock: $(VENV)/.bootstrap ## Resolve pyproject.toml anew; UPGRADE=--upgrade takes
 	@# Only where a build of torch without CUDA can be found; else the old one stays.
 	-$(LOCK) $(UPGRADE) pyproject.toml --extra diffusers --group torch --constraint requirements-dev.lock --output-file requirements-diffusers.lock
 	$(LOCK) $(UPGRADE) --group clients --output-file requirements-clients.lock
+	$(LOCK) $(UPGRADE) --group litellm --output-file requirements-litellm.lock
 	$(LOCK) $(UPGRADE) --group bootstrap --output-file requirements-bootstrap.lock
 
 format: $(VENV)/.dev ## Format the code and apply the linter's safe fixes
@@ -64,10 +65,14 @@ $(VENV)/.dev: requirements-dev.lock $(VENV)/.runtime
 	@$(call install,$<)
 	@touch $@
 
-# Old clients in an environment of their own. Where a newer Python has no wheels for them their tests are skipped.
-$(VENV)/.clients: requirements-clients.lock $(VENV)/.bootstrap
+# Clients that do not go together, each in an environment of its own. Where a newer Python has no wheels for one its tests
+# are skipped.
+apart = $(UV) venv --quiet --clear --python $(PYTHON) $(VENV)/$(1) \
+	&& $(UV) pip install --quiet --python $(VENV)/$(1)/bin/python --only-binary :all: --require-hashes -r $(2) \
+	|| echo "set-up: $(1) cannot be installed here"
+
+$(VENV)/.clients: requirements-clients.lock requirements-litellm.lock $(VENV)/.bootstrap
 	@echo "set-up: installing clients that tests run"
-	@$(PYTHON) -m venv $(VENV)/clients
-	@$(UV) pip install --quiet --python $(VENV)/clients/bin/python --only-binary :all: --require-hashes -r $< \
-		|| echo "set-up: they cannot be installed here"
+	@$(call apart,clients,requirements-clients.lock)
+	@$(call apart,litellm,requirements-litellm.lock)
 	@touch $@

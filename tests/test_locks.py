@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-LOCKS = tuple(f"requirements{kind}.lock" for kind in ("", "-dev", "-diffusers", "-clients", "-bootstrap"))
+LOCKS = tuple(f"requirements{kind}.lock" for kind in ("", "-dev", "-diffusers", "-clients", "-litellm", "-bootstrap"))
 
 
 def entries(name: str) -> dict[str, str]:

@@ -15,7 +15,8 @@ from load.upstreams import a1111
 from load.upstreams.stability_v1 import StabilityV1 as StandIn
 from tests.end_to_end.harness import GatewayProcess
 from tests.end_to_end.ports import free_port
-from tests.gateway.edges.compat.conftest import open_door
+from tests.gateway.edges.compat.conftest import Easel, open_door
+from tests.gateway.edges.compat.stability_v2beta.conftest import MODEL as V2BETA
 from tests.pictures import encoded, flat
 
 GUIDE = Path(__file__).parent / "guide"
@@ -31,6 +32,15 @@ async def program(name: str, url: str, key: str, *arguments: object, python: Pat
     told, _ = await asyncio.wait_for(process.communicate(), 100)
     assert process.returncode == 0, told.decode()
     return told.decode()
+
+
+def beside(environment: str, package: str) -> Path:
+    """Return the Python of an environment that has a package which ours cannot have; else skip the test."""
+    folder = Path(sys.prefix) / environment
+    if not any(folder.glob(f"lib/*/site-packages/{package}")):
+        assert "all" not in os.environ.get("SAFELIGHT_REQUIRE", ""), "make .venv/.clients"
+        pytest.skip("the package could not be installed here")
+    return folder / "bin" / "python"
 
 
 async def run_the_guide(folder: Path, url: str, key: str) -> list[str]:
@@ -120,13 +130,29 @@ async def test_controlnet_goes_to_whatever_can_do_it(tmp_path: Path) -> None:
 
 async def test_client_of_the_vendors_works_with_its_host_changed(tmp_path: Path) -> None:
     """The package `stabilityai`, from its registry, in an environment of its own."""
-    python = Path(sys.prefix) / "clients" / "bin" / "python"
-    if not any(python.parent.parent.glob("lib/*/site-packages/stabilityai")):
-        assert "all" not in os.environ.get("SAFELIGHT_REQUIRE", ""), "make .venv/.clients"
-        pytest.skip("the package could not be installed here")
+    python = beside("clients", "stabilityai")
     async with open_door(tmp_path) as door:
         await program("with_stabilityai", door.running.url, door.running.key, python=python)
         assert [order.request.task for order in door.easel.orders] == ["txt2img", "img2img", "upscale"]
         [prompts, *_] = [order.request.prompts for order in door.easel.orders]
         assert [(part.text, part.weight) for part in prompts] == [("a rocket", 1.0), ("clouds", -0.5)]
         assert door.easel.orders[1].request.strength == 0.7
+
+
+async def test_client_of_many_apis_works_with_its_host_changed(tmp_path: Path) -> None:
+    """The package `litellm`, which speaks v2beta: each service that it knows."""
+    python = beside("litellm", "litellm")
+    async with open_door(tmp_path, Easel(V2BETA)) as door:
+        told = await program("with_litellm", door.running.url, door.running.key, python=python)
+        requests = [order.request for order in door.easel.orders]
+    assert "nothing here erases" in told
+    assert "seed: Expected int >= 0" in told
+    assert [request.task for request in requests] == [
+        "txt2img", "txt2img", "txt2img", "inpaint", "outpaint", "search_replace", "remove_background", "controlnet",
+        "controlnet", "reference", "upscale", "upscale", "inpaint",
+    ]  # fmt: skip
+    first = requests[0]
+    assert (first.prompt, first.seed, first.style, first.width > first.height) == (
+        "a lighthouse", 7, "photographic", True,
+    )  # fmt: skip
+    assert [request.controls[0].weight for request in requests if request.controls] == [0.5, 0.7]

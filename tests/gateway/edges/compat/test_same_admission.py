@@ -85,7 +85,7 @@ async def with_mask(door: Door, asked: Asked) -> Asked:
     """Return the request with the mask that OpenAI's transparent one comes to."""
     if "mask" not in asked.sent:
         return asked
-    made = await door.running.gateway.doors.mask(HOLE, "transparent", "mask")
+    made = await door.running.gateway.doors.pictures.mask(HOLE, "transparent", "mask")
     return Asked(asked.task, asked.params, sent={**asked.sent, "mask": made})
 
 

@@ -310,8 +310,8 @@ async def test_weight_of_a_control_is_its_strength(upstream: StabilityV2Beta, ro
 async def test_lines_may_be_asked_for_in_the_size_most_like_theirs(upstream: StabilityV2Beta) -> None:
     """The vendor answers in the control image's own, whichever of these two was named."""
     lines = flat(size=(96, 64))
-    for size in ({}, {"width": 1254, "height": 836}):
-        asked = order("controlnet", "stable-image", {"sketch": lines}, **size)
+    for width, height in ((None, None), (1254, 836)):
+        asked = order("controlnet", "stable-image", {"sketch": lines}, width=width, height=height)
         assert opened(await image(upstream, asked)).size == (96, 64)
 
 
