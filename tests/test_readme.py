@@ -13,11 +13,13 @@ from gateway.core.tokens import MESSAGES
 from gateway.edges.compat.a1111.tables import ERRORS as WEB_UI
 from gateway.edges.compat.openai_images.tables import ERRORS as OPENAI
 from gateway.edges.compat.stability_v1.tables import ERRORS as STABILITY_V1
+from gateway.edges.compat.stability_v2beta.tables import ERRORS as V2BETA
 from tests.readme_tables import README, rendered
 
 CONTRACT = README.parent / "protocol" / "PROTOCOL.md"
 DOORS = {
     "Stability AI, REST v1": {(status, name) for status, name in STABILITY_V1.values()},
+    "Stability AI, v2beta stable-image": {(status, name) for status, name in V2BETA.values()},
     "OpenAI Images": {(status, code or "") for status, _, code in OPENAI.values() if status != 408},
     "AUTOMATIC1111's web UI, Forge, SD.Next": {
         (status, name if status >= 500 else "") for status, name in WEB_UI.values()

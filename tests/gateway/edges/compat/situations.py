@@ -33,7 +33,7 @@ class Stage:
     async def ask(self, asked: Asked | None = None, *, key: str | None = "", **headers: str) -> Answer:
         """Ask for a picture, and wait for it."""
         post = DIALECTS[self.dialect](asked or Asked())
-        return await self.door.ask("POST", post.path, post.body, key=key, **post.headers, **headers)
+        return await self.door.ask("POST", post.path, post.body, key=key, **{**post.headers, **headers})
 
     async def ask_for(self, key: str = "", **params: Any) -> Answer:
         """Ask for one of these params."""
@@ -96,7 +96,7 @@ async def other_method(stage: Stage) -> Answer:
 async def other_body(stage: Stage) -> Answer:
     """Ask for something else under the same key."""
     await stage.ask(Asked(), idempotency_key=stage.dialect)
-    return await stage.ask(Asked(params=PLAIN | {"n": 2}), idempotency_key=stage.dialect)
+    return await stage.ask(Asked(params=PLAIN | {"prompt": "another"}), idempotency_key=stage.dialect)
 
 
 async def too_often(stage: Stage) -> Answer:
@@ -207,7 +207,7 @@ SITUATIONS: Final[dict[str, tuple[str, Provoke]]] = {
     "no such job": ("job_not_found", no_job),
     "another method": ("method_not_allowed", other_method),
     "no JSON": ("bad_request", no_json),
-    "a wrong field": ("invalid_param", lambda stage: stage.ask_for(n=0)),
+    "a wrong field": ("invalid_param", lambda stage: stage.ask_for(**MANNERS[stage.dialect].wrong)),
     "a long prompt": ("prompt_too_long", lambda stage: stage.ask_for(prompt="x" * 9000)),
     "a size that is not drawn": ("resolution_not_supported", lambda stage: stage.ask_for(width=4096)),
     "a key of another body": ("idempotency_conflict", other_body),

@@ -213,9 +213,31 @@ def a1111(asked: Asked) -> Post:
     return Post(f"{_WEB_UI}/img2img", fields | ({"mask": sent["mask"]} if "mask" in sent else {}))
 
 
+def stability_v2beta(asked: Asked) -> Post:
+    """Return what the services take: they know no sizes but shapes, no model, no steps, and one picture."""
+    known = {name: asked.params[name] for name in ("prompt", "negative_prompt", "seed") if name in asked.params}
+    fields: Json = {name: str(value) for name, value in known.items()} | {"": b""}  # the file makes it multipart
+    if "width" in asked.params:
+        fields["aspect_ratio"] = "2:3"
+    match asked.task:
+        case "txt2img":
+            return _service("generate/core", fields)
+        case "img2img":
+            strength = str(asked.params.get("strength", 0.75))
+            return _service("generate/ultra", fields | {"image": asked.sent["init"], "strength": strength})
+        case "inpaint":
+            return _service("edit/inpaint", fields | {"image": asked.sent["init"], "mask": asked.sent["mask"]})
+    return _service("upscale/fast", {"image": asked.sent["init"]})
+
+
+def _service(path: str, fields: Json) -> Post:
+    return Post(f"/v2beta/stable-image/{path}", form(fields), {"Accept": "application/json"})
+
+
 _WEB_UI: Final = "/sdapi/v1"
 DIALECTS: Final[dict[str, Callable[[Asked], Post]]] = {
     "stability_v1": stability_v1,
+    "stability_v2beta": stability_v2beta,
     "openai_images": openai_images,
     "a1111": a1111,
 }

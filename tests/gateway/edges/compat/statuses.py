@@ -3,9 +3,9 @@
 A new dialect is a table, and a row of `DIALECTS` and of `MANNERS`.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 from tests.answers import Answer
 
@@ -50,6 +50,43 @@ STABILITY_V1: Final[dict[str, Said]] = {
     "a lost answer": (500, "server_error"),
     "a dead worker": (500, "server_error"),
     "a LoRA of another model": (422, "bad_request"),
+    "an end by somebody else": (409, "canceled"),
+}
+STABILITY_V2BETA: Final[dict[str, Said]] = {
+    "no credential": (401, "unauthorized"),
+    "an unknown key": (401, "unauthorized"),
+    "a token past its time": (401, "unauthorized"),
+    "a token without the scope": (403, "permission_denied"),
+    "a page of another origin": (403, "permission_denied"),
+    "another host": (403, "permission_denied"),
+    "no such path": (404, "not_found"),
+    "no such job": (404, "generation_not_found"),
+    "another method": (405, "method_not_allowed"),
+    "no JSON": (400, "bad_request"),
+    "a wrong field": (400, "bad_request"),
+    "a long prompt": (400, "bad_request"),
+    "a key of another body": (422, "idempotency_conflict"),
+    "a large body": (413, "payload_too_large"),
+    "large words": (413, "payload_too_large"),
+    "a large picture": (413, "payload_too_large"),
+    "no picture": (400, "bad_request"),
+    "a damaged picture": (400, "bad_request"),
+    "too often": (429, "rate_limit_exceeded"),
+    "too many at once": (429, "rate_limit_exceeded"),
+    "an empty budget": (402, "payment_required"),
+    "a price over the credential's": (402, "payment_required"),
+    "a full queue": (503, "service_unavailable"),
+    "a ledger that cannot follow": (503, "service_unavailable"),
+    "a server that stops": (503, "service_unavailable"),
+    "our own failure": (500, "internal_error"),
+    "a refused prompt": (403, "content_moderation"),
+    "a vendor that failed": (500, "internal_error"),
+    "a vendor out of service": (503, "service_unavailable"),
+    "no memory": (500, "internal_error"),
+    "an unusable picture": (500, "internal_error"),
+    "a lost answer": (500, "internal_error"),
+    "a dead worker": (500, "internal_error"),
+    "a LoRA of another model": (400, "bad_request"),
     "an end by somebody else": (409, "canceled"),
 }
 OPENAI_IMAGES: Final[dict[str, Said]] = {
@@ -131,7 +168,17 @@ A1111: Final[dict[str, Said]] = {
     "an end by somebody else": (500, "InterruptedError"),
 }
 """Below 500 a name is the type of a field's entry, or empty where `detail` is a sentence."""
-SAID: Final = {"stability_v1": STABILITY_V1, "openai_images": OPENAI_IMAGES, "a1111": A1111}
+SAID: Final = {
+    "stability_v1": STABILITY_V1,
+    "stability_v2beta": STABILITY_V2BETA,
+    "openai_images": OPENAI_IMAGES,
+    "a1111": A1111,
+}
+UNSAID: Final = {
+    ("stability_v2beta", "no such model"): "its forms name models of a list, and services, which all mean something",
+    ("stability_v2beta", "a size that is not drawn"): "its forms name shapes",
+}
+"""Situations that nobody can bring about in a dialect, and why not."""
 INSTEAD: Final[dict[tuple[str, int], tuple[str, int]]] = {
     ("openai_images", 402): ("an empty budget", 429),
     ("openai_images", 422): ("a wrong field", 400),
@@ -154,6 +201,15 @@ def of_stability_v1(answer: Answer) -> Said:
     """`{"id", "name", "message"}`, all of them texts that say something."""
     assert answer.json.keys() == {"id", "name", "message"}, answer.json
     assert all(isinstance(value, str) and value for value in answer.json.values())
+    return answer.status, answer.json["name"]
+
+
+def of_stability_v2beta(answer: Answer) -> Said:
+    """`{"id", "name", "errors"}`, the last a list of texts."""
+    assert answer.json.keys() == {"id", "name", "errors"}, answer.json
+    assert answer.json["errors"]
+    texts = [answer.json["id"], answer.json["name"], *answer.json["errors"]]
+    assert all(isinstance(value, str) and value for value in texts), answer.json
     return answer.status, answer.json["name"]
 
 
@@ -195,10 +251,15 @@ class Manners:
     lost: str
     """A path that begins as the dialect's do, and leads nowhere."""
     job: str
+    wrong: Mapping[str, Any] = field(default_factory=lambda: {"n": 0})
+    """A param that the dialect has a word for, with a value that it refuses."""
 
 
 MANNERS: Final = {
     "stability_v1": Manners(of_stability_v1, "Bearer", "/v1/engines/unheard-of", "/v1/generation/{}/status"),
+    "stability_v2beta": Manners(
+        of_stability_v2beta, "Bearer", "/v2beta/image-to-video", "/v2beta/results/{}", {"seed": -1}
+    ),
     "openai_images": Manners(of_openai_images, "Bearer", "/v1/images/variations", "/v1/images/generations/{}"),
     "a1111": Manners(of_a1111, "Basic", "/sdapi/v1/unheard-of", "/sdapi/v1/jobs/{}"),
 }

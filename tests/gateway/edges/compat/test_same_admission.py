@@ -18,26 +18,30 @@ RECORDED: Final = (
     "deadline_ms", "cancel_by",
 )  # fmt: skip
 ALL: Final = frozenset(SPEAKERS)
-WITH_WORDS: Final = ALL - {"openai_images"}
+SIZED: Final = ALL - {"stability_v2beta"}
+"""Stability's v2beta has shapes for sizes, and one picture."""
+WITH_WORDS: Final = SIZED - {"openai_images"}
 """OpenAI's dialect has no words for a seed, for steps by their number, for guidance, samplers and negative prompts."""
 PLAIN: Final = {"prompt": "a lighthouse", "width": 128, "height": 192}
 EXACT: Final = PLAIN | {
     "n": 3, "seed": 11, "steps": 12, "guidance": 7.5, "negative_prompt": "fog", "sampler": "dpmpp_2m",
 }  # fmt: skip
 CASES: Final[dict[str, tuple[Asked, frozenset[str]]]] = {
-    "words": (Asked(), ALL),
+    "words": (Asked(), SIZED),
+    "words alone": (Asked(params={"prompt": "a lighthouse"}), ALL - {"a1111", "a1111 by basic"}),
     "words, exactly": (Asked(params=EXACT), WITH_WORDS),
-    "several": (Asked(params=PLAIN | {"n": 2}), ALL),
+    "several": (Asked(params=PLAIN | {"n": 2}), SIZED),
     "a picture": (Asked("img2img", {"prompt": "a boat", "strength": 0.75}, sent={"init": INIT}), ALL),
-    "a mask": (Asked("inpaint", {"prompt": "a boat", "strength": 0.75}, sent={"init": INIT, "mask": b""}), ALL),
+    "a mask": (Asked("inpaint", {"prompt": "a boat", "strength": 0.75}, sent={"init": INIT, "mask": b""}), SIZED),
     "a mask, anew": (
         Asked("inpaint", {"prompt": "a boat", "strength": 1.0}, sent={"init": INIT, "mask": b""}),
-        frozenset({"rest", "websocket", "stability_v1"}),
+        frozenset({"rest", "websocket", "stability_v1", "stability_v2beta"}),
     ),
     "a control image": (Asked("controlnet", PLAIN, sent={"canny": INIT}), WITH_WORDS),
     "a larger picture": (Asked("upscale", {}, sent={"init": INIT}), WITH_WORDS),
 }
-"""A request, and the doors that have words for it. A mask is filled in: it is what the gateway makes of `HOLE`."""
+"""A request, and the doors that have words for it; a web UI has a size of its own. A mask is filled in: it is what the
+gateway makes of `HOLE`."""
 
 
 @dataclass
@@ -126,7 +130,7 @@ async def test_request_is_the_same_through_every_door(door: Door, watched: Watch
         assert sight == first, name
 
 
-@pytest.mark.parametrize("case", ["words", "several", "words, exactly"])
+@pytest.mark.parametrize("case", ["words", "words alone", "several", "words, exactly"])
 async def test_one_key_is_one_job_at_every_door(door: Door, watched: Watched, case: str) -> None:
     """A ref is the subject's, not the door's: whichever comes first, all others join."""
     asked, names = CASES[case]

@@ -134,19 +134,24 @@ async def test_credential_that_is_not_enough_is_refused_alike(
 
 SMALL: Final = replace(EASEL, max_prompt=40, tasks={task: EASEL.tasks[task] for task in ("txt2img", "img2img")})
 """A model with narrow bounds, so that they are met before those that a dialect has of its own."""
-WITH_WORDS: Final = EVERY - {"openai_images"}
+SIZED: Final = EVERY - {"stability_v2beta"}
+WITH_WORDS: Final = SIZED - {"openai_images"}
 WITH_PICTURES: Final = EVERY - {"websocket"}
 """There an upload is refused by itself, before the submit, which then names one that is not there."""
 REFUSED: Final[dict[str, tuple[Asked, str, frozenset[str]]]] = {
     "words": (Asked(params=PLAIN | {"prompt": "x" * 41}), "prompt_too_long", EVERY),
-    "negative words": (Asked(params=PLAIN | {"negative_prompt": "x" * 41}), "prompt_too_long", WITH_WORDS),
-    "many": (Asked(params=PLAIN | {"n": 5}), "invalid_param", EVERY),
+    "negative words": (
+        Asked(params=PLAIN | {"negative_prompt": "x" * 41}),
+        "prompt_too_long",
+        EVERY - {"openai_images"},
+    ),
+    "many": (Asked(params=PLAIN | {"n": 5}), "invalid_param", SIZED),
     "steps": (Asked(params=PLAIN | {"steps": 151}), "invalid_param", WITH_WORDS),
-    "edges": (Asked(params=PLAIN | {"width": 4096, "height": 1024}), "resolution_not_supported", EVERY),
-    "pixels": (Asked(params=PLAIN | {"width": 2048, "height": 2048}), "resolution_not_supported", EVERY),
-    "model": (Asked(model="unheard-of"), "model_not_found", EVERY),
+    "edges": (Asked(params=PLAIN | {"width": 4096, "height": 1024}), "resolution_not_supported", SIZED),
+    "pixels": (Asked(params=PLAIN | {"width": 2048, "height": 2048}), "resolution_not_supported", SIZED),
+    "model": (Asked(model="unheard-of"), "model_not_found", SIZED),
     "sampler": (Asked(params=PLAIN | {"sampler": "heun"}), "sampler_not_supported", WITH_WORDS),
-    "task": (Asked("upscale", {}, sent={"init": INIT}), "task_not_supported", WITH_WORDS),
+    "task": (Asked("upscale", {}, sent={"init": INIT}), "task_not_supported", EVERY - {"openai_images"}),
     "picture": (
         Asked("img2img", {"prompt": "p"}, sent={"init": flat(0, (1024, 72))}),
         "payload_too_large",
