@@ -1,12 +1,15 @@
 """Jobs that came through a door, seen from elsewhere; what admission sees of them is in `test_same_admission`."""
 
 import asyncio
+import re
 from typing import Any
 
 from sqlalchemy import select
 
 from gateway.ledger import schema
 from gateway.upstreams.stability_v1 import Engine, StabilityV1
+from protocol.client import Client
+from protocol.messages import Completed
 from tests.end_to_end.harness import gateway_here
 from tests.gateway.edges.compat.conftest import Door, open_door
 from tests.gateway.edges.compat.stability_v1.test_routes import ASKED, TEXT, b64
@@ -32,13 +35,27 @@ async def test_one_key_joins_its_job_from_either_door(door: Door) -> None:
     assert len(door.easel.orders) == 1
 
 
-async def test_progress_is_told_by_the_native_stream_too(door: Door) -> None:
-    """A job from a door is a job: its events and its list are there."""
-    answer = await door.ask("POST", TEXT, ASKED)
-    job = answer.headers["X-Job-Id"]
-    events = await door.ask("GET", f"/v1/jobs/{job}/events")
-    assert b"event: accepted" in events.body
-    assert b"event: completed" in events.body
+async def test_job_goes_on_by_its_id_after_a_cut(door: Door) -> None:
+    """By the dialect's status, by server-sent events from where the reader was, by a watch, and by the same key."""
+    door.easel.hold = asyncio.Event()
+    cut = asyncio.ensure_future(door.ask("POST", TEXT, ASKED, idempotency_key="shot-1"))
+    while not (listed := (await door.ask("GET", "/v1/jobs?ref=shot-1")).json["jobs"]):
+        await asyncio.sleep(0.01)
+    cut.cancel()
+    job = listed[0]["job"]
+    read = asyncio.ensure_future(door.ask("GET", f"/v1/jobs/{job}/events"))
+    async with Client(door.running.url, token=door.running.key) as client:
+        watched = await client.watch(job)
+        door.easel.hold.set()
+        assert isinstance([event async for event in watched][-1], Completed)
+    [*_, last] = numbers = re.findall(rb"^id: (\S+)$", (await read).body, re.MULTILINE)
+    again = await door.ask("GET", f"/v1/jobs/{job}/events", last_event_id=numbers[0].decode())
+    assert re.findall(rb"^id: (\S+)$", again.body, re.MULTILINE) == numbers[1:]
+    assert b"id: " + last + b"\nevent: completed" in again.body
+    status = await door.ask("GET", f"/v1/generation/{job}/status")
+    joined = await door.ask("POST", TEXT, ASKED, idempotency_key="shot-1")
+    assert status.json["artifacts"] == joined.json["artifacts"]
+    assert (joined.headers["X-Job-Id"], len(door.easel.orders)) == (job, 1)
 
 
 async def test_gateway_stands_before_a_gateway(tmp_path: Any) -> None:
