@@ -49,6 +49,28 @@ class StepsTold(Struct, frozen=True):
     default: int
 
 
+class GuidanceTold(Struct, frozen=True):
+    """The guidance of a model."""
+
+    min: float
+    max: float
+    default: float
+
+
+class BoundsTold(Struct, frozen=True):
+    """What an option of input images of a role may be."""
+
+    role: str
+    option: str
+    min: float
+    max: float
+
+    def fact(self) -> tuple[str, str]:
+        """Say it as a name and a few words."""
+        bounds = f"{self.min:g}" if self.min == self.max else f"{self.min:g}-{self.max:g}"
+        return f"{self.role} {self.option}", bounds
+
+
 class TaskTold(Struct, frozen=True):
     """A kind of work that a model does, with the names that have an effect there."""
 
@@ -66,6 +88,7 @@ class ModelTold(Struct, frozen=True):
     default_size: str
     steps: StepsTold
     task_params: tuple[TaskTold, ...] = ()
+    guidance: GuidanceTold | None = None
     max_n: int = 1
     samplers: tuple[str, ...] = ()
     schedulers: tuple[str, ...] = ()
@@ -73,6 +96,7 @@ class ModelTold(Struct, frozen=True):
     loras: tuple[str, ...] = ()
     controls: tuple[str, ...] = ()
     preprocessors: tuple[str, ...] = ()
+    bounds: tuple[BoundsTold, ...] = ()
     backgrounds: tuple[str, ...] = ()
     progress: str = "none"
     previews: bool = False
@@ -183,18 +207,20 @@ def _row(model: ModelTold) -> tuple[str, ...]:
 
 def details(model: ModelTold) -> list[str]:
     """Return all that is known of one model, for people."""
-    sizes, steps = model.sizes, model.steps
+    sizes, steps, guidance = model.sizes, model.steps, model.guidance
     facts = [
         ("description", model.description),
         ("health", model.health),
         ("price", model.price()),
         ("sizes", f"{', '.join(sizes.listed) or sizes.text()}; {model.default_size} if not asked"),
         ("steps", f"{steps.min}-{steps.max}; {steps.default} if not asked"),
+        ("guidance", f"{guidance.min:g}-{guidance.max:g}; {guidance.default:g} if not asked" if guidance else ""),
         ("pictures", f"at most {model.max_n} of one job"),
         ("progress", model.progress),
         ("previews", "yes" if model.previews else "no"),
         ("cancel", model.cancel),
         *((name, ", ".join(getattr(model, name))) for name in _LISTED),
+        *(one.fact() for one in model.bounds),
         *((f"{task.task} takes", _options(task)) for task in model.task_params),
     ]
     return [model.id, *("  " + line for line in columns([(name, text) for name, text in facts if text]))]

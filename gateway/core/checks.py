@@ -48,6 +48,7 @@ def _check_inputs(task: str, inputs: Sequence[InputImage], model: Model) -> None
         raise _bad_inputs("a mask needs an init image", roles)
     for place, image in enumerate(inputs):
         _check_options(image, f"inputs[{place}]")
+        _check_bounds(image, model, f"inputs[{place}]")
         if image.role in CONTROLS:
             _check_control(image, model, f"inputs[{place}]")
 
@@ -61,6 +62,17 @@ def _check_options(image: InputImage, path: str) -> None:
             raise ClientFault("invalid_param", message, details={"path": f"{path}.{name}"})
     if image.start is not None and image.end is not None and image.start > image.end:
         raise ClientFault("invalid_param", "an input image ends before it starts", details={"path": f"{path}.end"})
+
+
+def _check_bounds(image: InputImage, model: Model, path: str) -> None:
+    role = "control" if image.role in CONTROLS else image.role
+    for name, (low, high) in model.bounds.get(role, {}).items():
+        value = getattr(image, name)
+        if value is not None and not low <= value <= high:
+            span = f"{low:g}" if low == high else f"{low:g} to {high:g}"
+            message = f"{name} of an input image of role {image.role} must be {span}"
+            details = {"path": f"{path}.{name}", "allowed": f"number >= {low:g} <= {high:g}"}
+            raise ClientFault("invalid_param", message, details=details)
 
 
 def _check_control(image: InputImage, model: Model, path: str) -> None:
@@ -82,15 +94,16 @@ def _bad_inputs(message: str, roles: Mapping[str, tuple[int, int]]) -> ClientFau
 
 
 def _check_named(task: str, params: Params, inputs: Sequence[InputImage], model: Model) -> None:
-    allowed = model.tasks[task] | {"adjust"}
+    allowed = model.effects(task, {image.role for image in inputs}) | {"adjust"}
     if "prompt" in allowed:
         allowed |= {"prompts"}
     named = [name for name in params.__struct_fields__ if getattr(params, name) is not UNSET]
     for name in named:
         if name not in allowed:
+            beside = " with these input images" if name in model.tasks[task] else ""
             raise ClientFault(
                 "invalid_param",
-                f"{name} has no effect in {task} of {model.id}",
+                f"{name} has no effect in {task} of {model.id}{beside}",
                 details={"path": f"params.{name}", "allowed": sorted(allowed)},
             )
     _check_needs(task, params)

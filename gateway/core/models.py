@@ -1,10 +1,10 @@
 """What a model can do, and what the gateway refuses before an upstream is called."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from itertools import product
 from math import ceil, floor, log
-from typing import Literal
+from typing import Final, Literal
 
 from gateway.core.normal import Request
 from gateway.core.params import BACKGROUNDS
@@ -12,6 +12,10 @@ from protocol.errors import ClientFault
 
 Progress = Literal["steps", "estimated", "none"]
 Cancel = Literal["yes", "queued", "no"]
+Bounds = tuple[float, float]
+"""The least and the most that a number may be."""
+AS_IT_IS: Final[Mapping[str, Bounds]] = {"weight": (1.0, 1.0), "start": (0.0, 0.0), "end": (1.0, 1.0)}
+"""Options of an input image that counts whole and in every step, whatever one would like."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +128,9 @@ def _no_size(name: str, message: str, **facts: object) -> ClientFault:
     return ClientFault("resolution_not_supported", message, details={"path": f"params.{name}", **facts})
 
 
+_NONE: Final[frozenset[str]] = frozenset()
+
+
 @dataclass(frozen=True, slots=True)
 class Model:
     """What stands behind a name that clients ask for, at one upstream."""
@@ -141,6 +148,7 @@ class Model:
     default_size: tuple[int, int] = (512, 512)
     steps: tuple[int, int] = (1, 150)
     default_steps: int = 20
+    guidance: Bounds = (0.0, 100.0)
     default_guidance: float = 7.0
     max_n: int = 4
     images_per_call: int = 1
@@ -157,8 +165,12 @@ class Model:
     """What can be made of a control image before it is used; the first is the default, `none` takes it as it is."""
     max_references: int = 1
     """Reference pictures of one job."""
+    bounds: Mapping[str, Mapping[str, Bounds]] = field(default_factory=dict)
+    """Role of an input image (`control` stands for all kinds) -> option -> its bounds; without any, the protocol's."""
     backgrounds: tuple[str, ...] = BACKGROUNDS
     """What `background` may be in the tasks that take it."""
+    idle_beside: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """Names inside `params` -> roles of input images: beside one of these the name has no effect, whatever the task."""
     max_prompt: int = 8000
     progress: Progress = "none"
     """`steps`: as the upstream tells; `estimated`: from the time that its own past runs took."""
@@ -179,6 +191,10 @@ class Model:
     def params(self) -> frozenset[str]:
         """Every name inside `params` that has an effect in some task."""
         return frozenset().union(*self.tasks.values())
+
+    def effects(self, task: str, roles: Collection[str]) -> frozenset[str]:
+        """Return the names inside `params` that have an effect in a task with input images of these roles."""
+        return frozenset(name for name in self.tasks[task] if self.idle_beside.get(name, _NONE).isdisjoint(roles))
 
     def sizes_of(self, task: str) -> Sizes:
         """Return the sizes that a task's results may have."""

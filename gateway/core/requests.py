@@ -8,7 +8,7 @@ an idempotency ref stands for); `fingerprint` covers the normal form (what a cac
 import hashlib
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, TypeVar
 
 import msgspec
@@ -22,6 +22,9 @@ from protocol.errors import ClientFault
 from protocol.messages import Submit
 
 T = TypeVar("T")
+N = TypeVar("N", int, float)
+_KINDS: Final[Mapping[type, str]] = {int: "integer", float: "number"}
+"""What a refusal calls a number."""
 _LARGEST_SEED: Final = 4_294_967_294
 """The smallest of the vendors' seed ranges, so that one seed means something everywhere (upstreams.md 11.1)."""
 _DEFAULT_STRENGTH: Final = 0.65
@@ -47,7 +50,7 @@ def normalise(task: str, params: Params, inputs: Sequence[InputImage], model: Mo
         width=width,
         height=height,
         steps=fit.number("steps", params.steps, model.default_steps, *model.steps),
-        guidance=float(model.default_guidance if params.guidance is UNSET else params.guidance),
+        guidance=float(fit.number("guidance", params.guidance, model.default_guidance, *model.guidance)),
         seed=chance.randint(1, _LARGEST_SEED) if params.seed is UNSET else params.seed,
         n=fit.number("n", params.n, 1, 1, model.max_n),
         strength=_strength(task, params, init),
@@ -115,7 +118,7 @@ class Fit:
             return nearest
         return asked
 
-    def number(self, name: str, value: int | UnsetType, default: int, low: int, high: int) -> int:
+    def number(self, name: str, value: N | UnsetType, default: N, low: N, high: N) -> N:
         """Return a number from `low` to `high`. Raises `ClientFault` `invalid_param`."""
         if value is UNSET:
             return default
@@ -124,11 +127,11 @@ class Fit:
         if not self._adjusts:
             raise ClientFault(
                 "invalid_param",
-                f"{name} must be {low} to {high}",
-                details={"path": f"params.{name}", "allowed": f"integer >= {low} <= {high}"},
+                f"{name} must be {low:g} to {high:g}",
+                details={"path": f"params.{name}", "allowed": f"{_KINDS[type(value)]} >= {low:g} <= {high:g}"},
             )
         nearest = min(max(value, low), high)
-        self._note("param_clamped", f"{name} {value} became {nearest}")
+        self._note("param_clamped", f"{name} {value:g} became {nearest:g}")
         return nearest
 
     def name(self, name: str, code: str, value: str | UnsetType, allowed: tuple[str, ...]) -> str | None:

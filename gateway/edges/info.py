@@ -9,7 +9,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gateway.core.models import Sizes
+from gateway.core.models import Model, Sizes
+from gateway.core.params import TASKS
 from gateway.core.routing import Health
 from gateway.edges.http import answer, authenticate
 from gateway.flow.gate import GateFacts
@@ -142,6 +143,7 @@ class InfoRoutes:
             "sizes": _sizes(model.sizes),
             "default_size": f"{model.default_size[0]}x{model.default_size[1]}",
             "steps": {"min": model.steps[0], "max": model.steps[1], "default": model.default_steps},
+            **_guidance(model),
             "max_n": model.max_n,
             "samplers": model.samplers,
             "schedulers": model.schedulers,
@@ -150,7 +152,9 @@ class InfoRoutes:
             "controls": model.controls,
             "max_controls": model.max_controls if model.controls else 0,
             "preprocessors": model.preprocessors if model.controls else (),
+            "bounds": _bounds(model),
             "backgrounds": model.backgrounds if "background" in model.params else (),
+            "idle_beside": [{"param": name, "roles": sorted(roles)} for name, roles in model.idle_beside.items()],
             "max_prompt": model.max_prompt,
             "progress": model.progress,
             "previews": model.previews,
@@ -162,6 +166,24 @@ class InfoRoutes:
             "upstreams": len(routes),
             "health": _TOLD[min(healths, default=Health.DOWN)],
         }
+
+
+def _guidance(model: Model) -> dict[str, Any]:
+    if "guidance" not in model.params:
+        return {}
+    low, high = model.guidance
+    return {"guidance": {"min": low, "max": high, "default": model.default_guidance}}
+
+
+def _bounds(model: Model) -> list[dict[str, Any]]:
+    """What options of input images may be, of the roles that its tasks take."""
+    roles = {role for task in TASKS.keys() & model.tasks for role in TASKS[task].roles}
+    return [
+        {"role": role, "option": option, "min": low, "max": high}
+        for role, options in model.bounds.items()
+        if role in roles
+        for option, (low, high) in options.items()
+    ]
 
 
 def _sizes(sizes: Sizes) -> dict[str, Any]:

@@ -33,8 +33,6 @@ _TRADE: Final[Trade[wire.Report]] = Trade(
     environment=dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
 )
 _FAILED: Final = frozenset(("image_decode_failed", "payload_too_large", "out_of_memory", "upstream_error"))
-_MOST_GUIDANCE: Final = 30
-_MOST_WEIGHT: Final = 2
 
 
 class Engine(Children[wire.Report]):
@@ -61,7 +59,6 @@ class Engine(Children[wire.Report]):
 
     async def run(self, order: CallOrder) -> AsyncGenerator[Report, None]:
         """Paint `order.count` pictures, the first from `order.seed`, each next from the seed that follows."""
-        check(order)
         self._orders += 1
         work = _enlarge(order, self._orders) if order.request.task == "upscale" else _paint(order, self._orders)
         message = wire.encode(work)
@@ -77,26 +74,6 @@ class Engine(Children[wire.Report]):
                         yield told
             finally:
                 await self._give_back(process)
-
-
-def check(order: CallOrder) -> None:
-    """Raise `UpstreamFault` for what the model's description cannot say and no painting can follow."""
-    request = order.request
-    if request.background == "transparent" and ("init" in order.inputs or "mask" in order.inputs):
-        message = "a picture that starts from another fills its frame, so it has no transparent background"
-        raise _refused(message, "params.background")
-    if request.guidance > _MOST_GUIDANCE:
-        raise _refused(f"guidance is 0 to {_MOST_GUIDANCE} here", "params.guidance")
-    for image in request.controls:
-        if image.weight is not None and not 0 <= image.weight <= _MOST_WEIGHT:
-            raise _refused(f"a control image's weight is 0 to {_MOST_WEIGHT} here", "inputs")
-    for image in request.references:
-        if image.weight not in (None, 1.0) or image.start not in (None, 0.0) or image.end not in (None, 1.0):
-            raise _refused("weight, start and end of a reference have no effect here", "inputs")
-
-
-def _refused(message: str, path: str) -> UpstreamFault:
-    return UpstreamFault(Outcome.FAILED, "invalid_param", message, details={"path": path})
 
 
 def _paint(order: CallOrder, id: int) -> wire.Paint:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Final
 
-from gateway.core.models import Model, Sizes
+from gateway.core.models import AS_IT_IS, Model, Sizes
 from gateway.engine.wire import DenoiserName, Look
 
 LOOKS: Final[tuple[Look, ...]] = ("drawn", "pixel-art")
@@ -26,7 +26,7 @@ _SHARED: Final = frozenset(
     ("prompt", "negative_prompt", "width", "height", "steps", "guidance", "seed", "n", "style", "tiling", "background")
 )
 _FROM_PICTURE: Final = _SHARED - {"background"} | {"strength"}
-"""A picture to start from fills its frame: no figure stands alone in it."""
+"""A picture to start from fills its frame: no figure stands alone in it, here and wherever else there may be one."""
 _TASKS: Final[Mapping[str, frozenset[str]]] = {
     "txt2img": _SHARED,
     "img2img": _FROM_PICTURE,
@@ -55,11 +55,15 @@ def _model(upstream: str, name: str, description: str) -> Model:
         default_size=(512, 512),
         steps=(1, 150),
         default_steps=20,
+        guidance=(0.0, 30.0),
         default_guidance=7.0,
         max_n=4,
         images_per_call=1,
         styles=LOOKS,
         controls=_CONTROLS,
+        # A reference is the figure to paint, and not one idea of several.
+        bounds={"control": {"weight": (0.0, 2.0)}, "reference": AS_IT_IS},
+        idle_beside={"background": frozenset(("init", "mask"))},
         progress="steps",
         previews=True,
         cancel="yes",

@@ -31,6 +31,7 @@ MODEL: Final = Model(
     task_sizes={"upscale": Sizes(smallest=1, largest=4096, multiple_of=1, max_pixels=4096 * 4096)},
     steps=(2, 50),
     default_steps=20,
+    guidance=(1.0, 12.5),
     max_n=4,
     samplers=("euler", "ddim"),
     schedulers=("karras",),

@@ -8,6 +8,7 @@ from hypothesis import strategies as some
 from msgspec import structs
 
 from gateway.core.checks import check, parts_of, prompts_of
+from gateway.core.models import AS_IT_IS
 from gateway.core.normal import InputImage
 from gateway.core.params import CONTROLS, TASKS, Expand, Params, WeightedPrompt
 from protocol.errors import ClientFault
@@ -153,6 +154,47 @@ def test_option_that_a_role_has_no_use_for_is_refused(image: InputImage, task: s
         assert path_of(refused(task, inputs=inputs)) == ("invalid_param", f"inputs[{len(others)}].{name}")
 
 
+BOUND = replace(MODEL, bounds={"control": {"weight": (0.0, 2.0), "start": (0.0, 0.0)}, "reference": AS_IT_IS})
+
+
+@pytest.mark.parametrize(
+    "task,image,options,allowed",
+    [
+        ("controlnet", CANNY, {"weight": -0.5}, "number >= 0 <= 2"),
+        ("controlnet", DEPTH, {"weight": 2.5}, "number >= 0 <= 2"),
+        ("controlnet", CANNY, {"start": 0.5}, "number >= 0 <= 0"),
+        ("reference", REFERENCE, {"end": 0.5}, "number >= 1 <= 1"),
+    ],
+)
+def test_option_out_of_the_models_bounds_is_refused_by_place(
+    task: str, image: InputImage, options: dict[str, float], allowed: str
+) -> None:
+    """All kinds of control have the same."""
+    (name,) = options
+    inputs = [REFERENCE if image is REFERENCE else CANNY, structs.replace(image, **options)]
+    fault = refused(task, BOUND, inputs)
+    assert path_of(fault) == ("invalid_param", f"inputs[1].{name}")
+    assert fault.details["allowed"] == allowed
+    check(task, Params(prompt="x"), inputs, MODEL)
+
+
+def test_refused_option_is_told_its_bounds_in_words() -> None:
+    """Where one value is left, that."""
+    assert refused("controlnet", BOUND, [structs.replace(CANNY, weight=3.0)]).message == (
+        "weight of an input image of role canny must be 0 to 2"
+    )
+    assert refused("reference", BOUND, [structs.replace(REFERENCE, weight=0.5)]).message == (
+        "weight of an input image of role reference must be 1"
+    )
+
+
+def test_option_within_the_models_bounds_passes() -> None:
+    """The least, the most, and what is left open."""
+    controls = [structs.replace(CANNY, weight=0.0, end=0.5), structs.replace(DEPTH, weight=2.0, start=0.0), CANNY]
+    check("controlnet", Params(prompt="x"), controls, BOUND)
+    check("reference", Params(prompt="x"), [structs.replace(REFERENCE, weight=1.0, start=0.0, end=1.0)], BOUND)
+
+
 # -------------------------------------------------------------------------------------------------------------- params
 
 VALUES: dict[str, Any] = {
@@ -184,6 +226,17 @@ def test_params_count_by_task() -> None:
     assert path_of(refused("upscale", model, prompt="x")) == ("invalid_param", "params.prompt")
     assert path_of(refused("upscale", model, prompts=[WeightedPrompt("x")])) == ("invalid_param", "params.prompts")
     assert path_of(refused(model=model, scale=2.0)) == ("invalid_param", "params.scale")
+
+
+def test_param_that_has_no_effect_beside_a_picture_is_refused_by_name() -> None:
+    """And the task is not blamed."""
+    model = replace(MODEL, idle_beside={"tiling": frozenset({"init"})})
+    check("controlnet", Params(prompt="x", tiling=True), [CANNY], model)
+    fault = refused("controlnet", model, [CANNY, INIT], tiling=True)
+    assert path_of(fault) == ("invalid_param", "params.tiling")
+    assert "tiling" not in fault.details["allowed"]
+    assert fault.message == "tiling has no effect in controlnet of m with these input images"
+    assert refused(model=NARROW, tiling=True).message == "tiling has no effect in txt2img of m"
 
 
 @pytest.mark.parametrize(

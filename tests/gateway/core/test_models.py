@@ -195,6 +195,23 @@ def test_model_tells_what_holds_for_a_task() -> None:
     assert Model("m", "up", "v", {}).params == frozenset()
 
 
+@pytest.mark.parametrize(
+    "task,roles,names",
+    [
+        ("txt2img", set(), {"prompt", "background"}),
+        ("controlnet", {"canny"}, {"prompt", "background"}),
+        ("controlnet", {"canny", "init"}, {"prompt"}),
+        ("img2img", {"init"}, {"prompt"}),
+    ],
+)
+def test_effect_of_a_name_may_end_beside_a_picture(task: str, roles: set[str], names: set[str]) -> None:
+    """What a task takes alone, it may not take with everything."""
+    whole = frozenset({"prompt", "background"})
+    tasks = {"txt2img": whole, "controlnet": whole, "img2img": frozenset({"prompt"})}
+    model = Model("m", "up", "v", tasks, idle_beside={"background": frozenset({"init", "mask"})})
+    assert model.effects(task, roles) == names
+
+
 def test_request_may_have_a_price_of_its_own() -> None:
     """Where the task alone does not say what it costs; else the task's price counts."""
     request = Request("txt2img", "m", "a lamp", "", 64, 64, 20, 7.0, 1, 1)

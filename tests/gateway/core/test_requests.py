@@ -225,7 +225,7 @@ MAYBE_PARAMS = some.fixed_dictionaries(
     },
 )
 IMAGES = some.lists(some.sampled_from([INIT, MASK, CANNY, DEPTH, REFERENCE]), max_size=3)
-KEPT_AS_SAID = ("prompt", "negative_prompt", "guidance", "seed", "strength", "search", "expand")
+KEPT_AS_SAID = ("prompt", "negative_prompt", "seed", "strength", "search", "expand")
 
 
 def assert_within_bounds(request: Request) -> None:
@@ -240,7 +240,7 @@ def assert_within_bounds(request: Request) -> None:
     assert request.style in (None, *MODEL.styles)
     assert {lora.name for lora in request.loras} <= set(MODEL.loras)
     assert request.background in MODEL.backgrounds
-    assert 0 <= request.guidance <= 100
+    assert MODEL.guidance[0] <= request.guidance <= MODEL.guidance[1]
 
 
 @given(some.sampled_from(list(TASKS)), MAYBE_PARAMS, IMAGES)
@@ -273,7 +273,7 @@ def test_adjusted_request_is_within_the_models_bounds_and_tells_every_change(
         return
     assert_within_bounds(request)
     told = [note.message for note in request.notes]
-    for name in ("steps", "n"):
+    for name in ("steps", "n", "guidance"):
         is_told = any(message.startswith(f"{name} ") for message in told)
         assert is_told == (name in asked and getattr(request, name) != asked[name])
     for name in ("sampler", "scheduler", "style"):

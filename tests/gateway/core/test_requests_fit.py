@@ -74,6 +74,8 @@ def test_upscaled_edge_is_never_nothing() -> None:
         ("invalid_param", "params.steps", "txt2img", {"steps": 1}),
         ("invalid_param", "params.steps", "txt2img", {"steps": 51}),
         ("invalid_param", "params.n", "txt2img", {"n": 5}),
+        ("invalid_param", "params.guidance", "txt2img", {"guidance": 0.5}),
+        ("invalid_param", "params.guidance", "txt2img", {"guidance": 12.75}),
         ("invalid_param", "params.style", "txt2img", {"style": "baroque"}),
         ("invalid_param", "params.style", "txt2img", {"style": ""}),
         ("invalid_param", "params.scheduler", "txt2img", {"scheduler": "none"}),
@@ -96,6 +98,7 @@ def test_refusal_says_what_is_allowed() -> None:
     assert refused(sampler="x").details["allowed"] == ["euler", "ddim"]
     assert refused(background="transparent").details["allowed"] == ["auto", "opaque"]
     assert refused(steps=1).details["allowed"] == "integer >= 2 <= 50"
+    assert refused(guidance=0.5).details["allowed"] == "number >= 1 <= 12.5"
     assert refused(model=LISTED, width=1024).details["allowed"] == ["512x512", "768x512", "512x768"]
 
 
@@ -108,6 +111,9 @@ def test_refusal_says_what_is_allowed() -> None:
         ({"steps": 99}, {"steps": 50}, [Note("param_clamped", "steps 99 became 50")]),
         ({"steps": 1}, {"steps": 2}, [Note("param_clamped", "steps 1 became 2")]),
         ({"n": 64}, {"n": 4}, [Note("param_clamped", "n 64 became 4")]),
+        ({"guidance": 30.0}, {"guidance": 12.5}, [Note("param_clamped", "guidance 30 became 12.5")]),
+        ({"guidance": 0.25}, {"guidance": 1.0}, [Note("param_clamped", "guidance 0.25 became 1")]),
+        ({"guidance": 12.5}, {"guidance": 12.5}, []),
         ({"width": 500}, {"width": 504, "height": 512}, [Note("param_clamped", "size 500x512 became 504x512")]),
         ({"width": 4096}, {"width": 1024, "height": 128}, [Note("param_clamped", "size 4096x512 became 1024x128")]),
         (

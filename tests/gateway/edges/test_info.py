@@ -1,14 +1,16 @@
 import asyncio
+from dataclasses import replace
 
 import msgspec
 import pytest
 
-from gateway.cli.models import ModelTold
+from gateway.cli.models import ModelTold, details
+from gateway.core.models import AS_IT_IS
 from gateway.core.records import Plan
 from gateway.core.routing import Health
 from gateway.edges import info
 from tests.gateway.edges.conftest import Site
-from tests.gateway.node import UPSTREAM
+from tests.gateway.node import MODEL, UPSTREAM, Easel
 
 
 async def test_models_are_listed_as_openai_lists_them(site: Site) -> None:
@@ -23,6 +25,26 @@ async def test_models_are_listed_as_openai_lists_them(site: Site) -> None:
     assert (model["price_micros"], model["health"], model["cancel"]) == (400, "ok", "yes")
     assert (await site.ask("GET", "/v1/models/easel-1")).json == model
     assert msgspec.convert(model, ModelTold).price() == "0.0004 USD"
+
+
+async def test_bounds_of_a_model_are_told(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What admission will refuse can be known before; guidance is told where it counts."""
+    plain = (await site.ask("GET", "/v1/models/easel-1")).json
+    assert (plain["guidance"]["max"], plain["bounds"], plain["idle_beside"]) == (100.0, [], [])
+    model = replace(
+        MODEL, tasks={"controlnet": MODEL.params}, guidance=(1.0, 12.5),
+        bounds={"control": {"weight": (0.0, 2.0)}, "reference": AS_IT_IS},
+        idle_beside={"background": frozenset({"mask", "init"})},
+    )  # fmt: skip
+    monkeypatch.setattr(Easel, "models", (model, replace(MODEL, id="blunt", tasks={"txt2img": frozenset({"prompt"})})))
+    site.test.node.models.rebuild()
+    assert "guidance" not in (await site.ask("GET", "/v1/models/blunt")).json
+    told = (await site.ask("GET", "/v1/models/easel-1")).json
+    assert told["guidance"] == {"min": 1.0, "max": 12.5, "default": 7.0}
+    assert told["bounds"] == [{"role": "control", "option": "weight", "min": 0.0, "max": 2.0}]
+    assert told["idle_beside"] == [{"param": "background", "roles": ["init", "mask"]}]
+    lines = [" ".join(line.split()) for line in details(msgspec.convert(told, ModelTold))]
+    assert {"guidance 1-12.5; 7 if not asked", "control weight 0-2"} <= set(lines)
 
 
 async def test_unknown_model_is_told_by_its_code(site: Site) -> None:

@@ -131,7 +131,8 @@ def wished(
     `model` does the task; `None` where nothing does, which admission says. `first` is the size of the first picture.
     """
     width, height = _size(asked, task, model, first)
-    hints, ignored = _hints(asked, task, model)
+    known = frozenset[str]() if model is None else model.effects(task, {one.role for one in sent})
+    hints, ignored = _hints(asked, known, model)
     params = {"prompt": asked.prompt, "n": asked.n, "width": width, "height": height, **hints}
     shape = Shape(
         format=asked.output_format or "png",
@@ -168,9 +169,10 @@ def _size(
     return first
 
 
-def _hints(asked: Generation | EditForm, task: str, model: Model | None) -> tuple[dict[str, Any], tuple[str, ...]]:
+def _hints(
+    asked: Generation | EditForm, known: frozenset[str], model: Model | None
+) -> tuple[dict[str, Any], tuple[str, ...]]:
     """What has an effect if the model can make something of it, in our words; and the names of what it cannot."""
-    known = frozenset[str]() if model is None else model.tasks[task]
     hints: dict[str, Any] = {}
     ignored = []
     for name, param, value in _wishes(asked, model):

@@ -9,9 +9,9 @@ import pytest
 import pytest_asyncio
 from PIL import Image
 
-from gateway.core.reports import ImageMade, Outcome, PreviewMade, StepDone, UpstreamFault, WorkBegun
+from gateway.core.reports import ImageMade, PreviewMade, StepDone, WorkBegun
 from gateway.upstreams.child_pictures import decode_picture
-from gateway.upstreams.engine import Engine, check
+from gateway.upstreams.engine import Engine
 from tests.gateway.upstreams.engine.talk import (
     drawn,
     encoded,
@@ -140,41 +140,6 @@ async def test_picture_is_enlarged(engine: Engine, size: tuple[int, int]) -> Non
         assert image.size == size == (one.picture.width, one.picture.height)
         corners = [image.convert("L").getpixel(at) for at in ((2, 2), (size[0] - 3, 2))]
     assert corners == [0, 255]
-
-
-# ---- what no painting can follow
-
-
-@pytest.mark.parametrize(
-    "task,inputs,options,path",
-    [
-        ("txt2img", {}, {"guidance": 31.0}, "params.guidance"),
-        ("controlnet", LINES, {"used": {"weight": -1.0}}, "inputs"),
-        ("controlnet", LINES, {"used": {"weight": 2.5}}, "inputs"),
-        ("controlnet", {**LINES, **INIT}, {"background": "transparent"}, "params.background"),
-        ("reference", {**FIGURE, "mask": upper_half()}, {"background": "transparent"}, "params.background"),
-        ("reference", FIGURE, {"used": {"weight": 0.5}}, "inputs"),
-        ("reference", FIGURE, {"used": {"start": 0.5}}, "inputs"),
-        ("reference", FIGURE, {"used": {"end": 0.5}}, "inputs"),
-    ],
-)
-async def test_what_cannot_be_followed_is_refused_by_name(
-    task: str, inputs: dict[str, bytes], options: dict[str, Any], path: str
-) -> None:
-    """Before any process is asked."""
-    engine = Engine()
-    with pytest.raises(UpstreamFault) as caught:
-        await told(engine, order(task, inputs, **options))
-    assert (caught.value.outcome, caught.value.code) == (Outcome.FAILED, "invalid_param")
-    assert caught.value.details == {"path": path}
-    assert not engine._processes
-
-
-async def test_what_says_nothing_is_taken() -> None:
-    """The most of everything, and what is usual written out."""
-    check(order(guidance=30.0))
-    check(order("controlnet", LINES, used={"weight": 2.0}, background="transparent"))
-    check(order("reference", FIGURE, used={"weight": 1.0, "start": 0.0, "end": 1.0}, background="transparent"))
 
 
 async def test_style_chooses_between_outlines_and_squares(engine: Engine) -> None:

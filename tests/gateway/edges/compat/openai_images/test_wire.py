@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.core.models import Sizes
+from gateway.edges.compat.dialect import Sent
 from gateway.edges.compat.forms import Part
 from gateway.edges.compat.openai_images import pictures, wire
 from gateway.edges.compat.openai_images.tables import MAX_IMAGES
@@ -90,6 +91,21 @@ def test_background_is_a_hint_to_models_that_have_it() -> None:
         "transparent",
     )
     assert ("background" in plain.wish.params, plain.ignored, plain.shape.background) == (
+        False, ("background",), "opaque",
+    )  # fmt: skip
+
+
+def test_background_is_no_hint_beside_a_picture_that_fills_the_frame() -> None:
+    """A model may take it in a task, but not with everything."""
+    model = replace(
+        MODEL, tasks={"reference": frozenset({"prompt", "background"})},
+        idle_beside={"background": frozenset({"mask"})},
+    )  # fmt: skip
+    asked = wire.EditForm(prompt="p", background="transparent")
+    sent = tuple(Sent(role, b"", "image") for role in ("reference", "mask"))
+    alone, masked = wire.wished(asked, "reference", model, sent[:1]), wire.wished(asked, "reference", model, sent)
+    assert (alone.wish.params["background"], alone.ignored) == ("transparent", ())
+    assert ("background" in masked.wish.params, masked.ignored, masked.shape.background) == (
         False, ("background",), "opaque",
     )  # fmt: skip
 
