@@ -38,7 +38,7 @@ def _meant(wish: Wish, aliases: Aliases, models: Mapping[str, Model]) -> str | N
 
 def _known(wish: Wish, model: Model) -> frozenset[str]:
     """The params that the model has a use for in this task."""
-    known = model.tasks[wish.task]
+    known = model.effects(wish.task, {one.role for one in wish.sent})
     if "prompt" in known:
         known |= {"prompts"}
     return known - {"style"} if wish.has_preset and wish.params.get("style") not in model.styles else known

@@ -28,7 +28,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
-from gateway.core.models import Model
+from gateway.core.models import AS_IT_IS, Bounds, Model
 from gateway.core.normal import Request
 from gateway.core.params import MAX_CONTROLS, MAX_REFERENCES, TASKS, Expand
 from gateway.core.reports import Outcome, UpstreamFault
@@ -121,6 +121,7 @@ class Template:
             controls=("control",) if "control" in self.slots else (),
             max_controls=self._count("control"),
             max_references=self._count("reference"),
+            bounds={"control": self._fixed(), "reference": AS_IT_IS},
             max_n=8 if "seed" in self.slots else 1,
             progress="steps",
             previews=True,
@@ -139,6 +140,10 @@ class Template:
             if node["class_type"] == "SaveImage":
                 graph[node_id]["inputs"]["filename_prefix"] = prefix
         return graph
+
+    def _fixed(self) -> dict[str, Bounds]:
+        """The options of a control image that it has no slot for."""
+        return {name: bounds for name, bounds in AS_IT_IS.items() if f"control_{name}" not in self.slots}
 
     def _count(self, role: str) -> int:
         return max(1, sum(1 for slot in self.slots if (place := _place(slot)) is not None and place[0] == role))

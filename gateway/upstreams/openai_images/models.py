@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Final, Literal
 
-from gateway.core.models import Model, Sizes
+from gateway.core.models import AS_IT_IS, Model, Sizes
 from gateway.core.params import BACKGROUNDS, MAX_REFERENCES
 from protocol.messages import ImageFormat
 
@@ -307,6 +307,7 @@ def _offer(upstream: str, dialect: DialectName, vendor_model: str, one: ImageMod
         styles=family.styles,
         backgrounds=_backgrounds(family, one),
         max_references=family.max_references,
+        bounds={"reference": AS_IT_IS},
         max_prompt=one.max_prompt or family.max_prompt,
         progress="estimated",
         previews=way.partials > 0,

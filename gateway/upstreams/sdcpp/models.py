@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-from gateway.core.models import Cancel, Model, Sizes
+from gateway.core.models import AS_IT_IS, Cancel, Model, Sizes
 from gateway.core.reports import Outcome, UpstreamFault
 from gateway.upstreams.pictures import MOST_PIXELS
 
@@ -177,6 +177,7 @@ def _model(upstream: str, told: Capabilities, terms: Terms, loras: tuple[str, ..
         schedulers=told.schedulers,
         loras=loras,
         controls=terms.controls,
+        bounds={"control": {name: AS_IT_IS[name] for name in ("start", "end")}},
         progress="estimated",
         previews=False,
         cancel=_cancel(told.features),

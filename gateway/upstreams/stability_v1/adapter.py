@@ -21,7 +21,7 @@ from gateway.upstreams.http import Beside, Departure
 from gateway.upstreams.multipart import encode_multipart
 from gateway.upstreams.pictures import needs_preparing, prepare, unusable
 from gateway.upstreams.stability_v1.models import Engine, model_of
-from gateway.upstreams.stability_v1.wire import WANTED, check, from_vendor, refusal, to_vendor
+from gateway.upstreams.stability_v1.wire import WANTED, from_vendor, refusal, to_vendor
 from gateway.upstreams.vendor import INLINE_BYTES, Answer, Ask, Vendor
 
 __all__ = ["Engine", "StabilityV1"]
@@ -80,7 +80,6 @@ class StabilityV1:
 
     async def run(self, order: CallOrder) -> AsyncGenerator[Report, None]:
         """See `Upstream.run`. Cancelling drops the connection."""
-        check(order)
         if needs_preparing(order, WANTED):
             order = await asyncio.to_thread(prepare, order, WANTED)
         gone = Departure(order)

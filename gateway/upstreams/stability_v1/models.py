@@ -105,6 +105,7 @@ def model_of(upstream: str, engine_id: str, engine: Engine) -> Model:
         # The specification goes up to 150, later documents to 50: what both allow.
         steps=(10, 50),
         default_steps=30,
+        guidance=(0.0, 35.0),
         default_guidance=7.0,
         max_n=engine.max_n,
         images_per_call=10,

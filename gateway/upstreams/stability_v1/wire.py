@@ -23,7 +23,6 @@ WANTED: Final = Wanted(frozenset({"png", "jpeg"}))
 """There, the output's size is the init image's, and a mask must have the same."""
 _PNG: Final[frozenset[ImageFormat]] = frozenset({"png"})
 _LARGEST_SEED: Final = 4_294_967_295
-_MOST_GUIDANCE: Final = 35
 
 # ------------------------------------------------------------------------------------------------------- to the vendor
 
@@ -96,17 +95,6 @@ def _fields(order: CallOrder) -> list[Part]:
         for name, value in prompt.items():
             parts.append(Part(f"text_prompts[{number}][{name}]", str(value).encode()))
     return parts
-
-
-def check(order: CallOrder) -> None:
-    """Raise `UpstreamFault` for what the model's description can't say and the vendor would refuse."""
-    if order.request.guidance > _MOST_GUIDANCE:
-        raise UpstreamFault(
-            Outcome.FAILED,
-            "invalid_param",
-            f"guidance is at most {_MOST_GUIDANCE} here",
-            details={"path": "params.guidance", "max": _MOST_GUIDANCE},
-        )
 
 
 # ----------------------------------------------------------------------------------------------------- from the vendor

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from math import log
 from typing import Final
 
-from gateway.core.models import Model, Sizes
+from gateway.core.models import AS_IT_IS, Model, Sizes
 from gateway.core.normal import Request
 from gateway.upstreams.pictures import MOST_PIXELS
 from gateway.upstreams.stability_v1.models import STYLES
@@ -28,7 +28,6 @@ MOST_PROMPT: Final = 10_000
 """Characters of any text."""
 MOST_EXPAND: Final = 2000
 """Pixels on a side."""
-GUIDANCE: Final = (1.0, 10.0)
 
 # ------------------------------------------------------------------------------------------------------------ services
 
@@ -160,6 +159,7 @@ _BY_TASK_SIZES: Final[Mapping[str, Sizes]] = {
 
 _WORDS: Final = frozenset({"prompt", "negative_prompt", "seed", "n", "style"})
 _SIZE: Final = frozenset({"width", "height"})
+_WEIGHED: Final = {**AS_IT_IS, "weight": (0.0, 1.0)}
 _GENERATE: Final[Mapping[str, frozenset[str]]] = {"txt2img": _WORDS | _SIZE}
 _BOTH: Final[Mapping[str, frozenset[str]]] = {**_GENERATE, "img2img": _WORDS | _SIZE | {"strength"}}
 _GUIDED: Final = {task: names | {"guidance"} for task, names in _BOTH.items()}
@@ -240,11 +240,13 @@ def model_of(upstream: str, name: str, prices: Mapping[str, int], max_n: int) ->
         # The vendor knows no steps and tells none.
         steps=(1, 1),
         default_steps=1,
+        guidance=(1.0, 10.0),
         default_guidance=kind.guidance,
         max_n=max_n,
         images_per_call=1,
         styles=STYLES,
         controls=CONTROLS if "controlnet" in kind.tasks else (),
+        bounds={"control": _WEIGHED, "reference": _WEIGHED},
         max_prompt=MOST_PROMPT,
         progress="estimated",
         previews=False,

@@ -20,7 +20,6 @@ from gateway.upstreams.failures import COMMON, MOST_ERROR_BYTES, Failure, Told, 
 from gateway.upstreams.multipart import Part
 from gateway.upstreams.pictures import MOST_PIXELS, Wanted, facts_of, picture_of, unusable
 from gateway.upstreams.stability_v2beta.models import (
-    GUIDANCE,
     MOST_EXPAND,
     MOST_PROMPT,
     SERVICES,
@@ -69,8 +68,6 @@ def check(order: CallOrder) -> None:
         raise _refused(f"{request.task} takes nothing negative here", "params.negative_prompt")
     if request.style is not None and "style" not in one.fields:
         raise _refused("style has no effect with this kind of upscale", "params.style")
-    if "guidance" in order.model.params and not GUIDANCE[0] <= request.guidance <= GUIDANCE[1]:
-        raise _refused("guidance is 1 to 10 here", "params.guidance")
     _check_control(order)
     for slot, content in order.inputs.items():
         if slot != "mask":
@@ -87,10 +84,6 @@ def _check_control(order: CallOrder) -> None:
     if len(request.inputs) > len(taken):
         raise _refused(f"{request.task} takes neither init nor mask here")
     (image,) = taken
-    if image.weight is not None and not 0 <= image.weight <= 1:
-        raise _refused("the image's weight is 0 to 1 here")
-    if image.start not in (None, 0.0) or image.end not in (None, 1.0):
-        raise _refused("start and end of a control image have no effect here")
     if image.role in ("sketch", "structure") and (request.width, request.height) not in (
         order.model.default_size,
         order.model.sizes_of(request.task).nearest(image.width, image.height),

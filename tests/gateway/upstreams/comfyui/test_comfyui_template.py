@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from gateway.core.models import AS_IT_IS
 from gateway.core.params import Params
 from gateway.core.reports import ImageMade, Outcome
 from gateway.core.requests import normalise
@@ -156,6 +157,16 @@ async def test_several_pictures_of_a_kind() -> None:
         asked = order(upstream, "reference", inputs={"control": b""}, details={"control": {"weight": 0.5}})
         filled = with_control.fill(asked, upstream._library, {"control": "c"}, "p")
         assert filled["1"]["inputs"]["b"] == [0.5, {"x": "1.0 0.0"}]
+
+
+def test_option_of_an_input_image_without_a_slot_is_bound_to_what_is_usual() -> None:
+    """Nothing is dropped in silence."""
+    graph = {"1": node("Any", a="{{control}} {{prompt}} {{seed}}", b="{{control_weight}}")}
+    model = Template.parse("x", graph).model("up", Library())
+    assert model.bounds == {
+        "control": {name: AS_IT_IS[name] for name in ("start", "end")},
+        "reference": AS_IT_IS,
+    }
 
 
 PAINTED = {"p": "{{prompt}}", "s": "{{seed}}"}

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from gateway.core.models import Sizes
+from gateway.core.models import AS_IT_IS, Sizes
 from gateway.core.reports import Outcome, UpstreamFault
 from gateway.upstreams.openai_images import ImageModel, OpenAIImages
 from gateway.upstreams.openai_images.models import DIALECTS, offered, short_name
@@ -46,6 +46,7 @@ def test_vendors_models_tell_what_they_can_do() -> None:
     assert (gpt.id, gpt.upstream, gpt.vendor_model, gpt.price_micros, gpt.billed) == (GPT, "main", GPT, 40_000, True)
     assert (gpt.progress, gpt.previews, gpt.cancel, gpt.images_per_call, gpt.max_n) == ("estimated", True, "no", 10, 10)
     assert sorted(gpt.tasks) == ["img2img", "inpaint", "reference", "txt2img"]
+    assert gpt.bounds == {"reference": AS_IT_IS}
     assert sorted(gpt.params) == ["background", "height", "n", "negative_prompt", "prompt", "width"]
     assert (gpt.backgrounds, free.backgrounds) == (("auto", "opaque", "transparent"), ("auto", "opaque"))
     assert not {"background"} & (dall3.params | dall2.params)

@@ -137,6 +137,7 @@ def test_settings_say_what_the_server_does_not() -> None:
     assert (model.id, model.vendor_model, model.description) == ("house", "tiny-sd1.safetensors", "ours")
     assert (model.controls, model.max_controls, model.preprocessors) == (("canny", "depth"), 1, ("none",))
     assert model.tasks["controlnet"] == SHARED | {"loras", "strength"}
+    assert model.bounds == {"control": {"start": (0.0, 0.0), "end": (1.0, 1.0)}}
     assert (model.sizes.multiple_of, model.sizes.max_pixels) == (16, 512 * 512)
     assert (model.images_per_call, model.max_n) == (2, 4)
 

@@ -1,13 +1,18 @@
 """The adapter against the stand-in, over real sockets; the two were written apart from each other."""
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
+from typing import Any
 
 import pytest
 
 from gateway.core.models import Sizes
+from gateway.core.normal import InputImage
+from gateway.core.params import Params
 from gateway.core.reports import ImageMade, Outcome, Report, UpstreamFault, WorkBegun
+from gateway.core.requests import normalise
 from gateway.ports import Upstream
 from gateway.upstreams.multipart import Part, encode_multipart
 from gateway.upstreams.stability_v1 import Engine, StabilityV1
@@ -16,6 +21,7 @@ from gateway.upstreams.stability_v1.wire import to_vendor
 from load.upstreams.faults import Drip, Rule
 from load.upstreams.pictures import colour_of
 from load.upstreams.stability_v1 import StabilityV1 as StandIn
+from protocol.errors import ClientFault
 from tests.gateway.upstreams.stability_v1.vendor import (
     ENGINES,
     KEY,
@@ -97,6 +103,28 @@ def test_models_tell_what_the_vendor_can_do() -> None:
     settings = Engine(model="m", price_micros=1, sizes=Sizes(multiple_of=8), default_size=(768, 768))
     other = model_of("main", "new-engine", settings)
     assert (other.sizes.multiple_of, other.default_size) == (8, (768, 768))
+
+
+@pytest.mark.parametrize(
+    "task,params,name",
+    [
+        ("txt2img", {"guidance": 35.5}, "guidance"),
+        ("inpaint", {"strength": 0.5}, "strength"),
+        ("inpaint", {"guidance": 36}, "guidance"),
+    ],
+)
+def test_what_the_vendor_would_refuse_or_has_no_field_for_is_refused_at_the_door(
+    task: str, params: dict[str, Any], name: str
+) -> None:
+    """Its masking takes no strength."""
+    model = model_of("main", V16, ENGINES[V16])
+    inputs = [InputImage(role, role, 512, 512) for role in ("init", "mask")] if task == "inpaint" else []
+    asked = {"prompt": "a lamp", "guidance": 35, **params}
+    with pytest.raises(ClientFault) as caught:
+        normalise(task, Params(**asked), inputs, model, random.Random(1))
+    assert (caught.value.code, caught.value.details["path"]) == ("invalid_param", f"params.{name}")
+    asked.pop(name)
+    normalise(task, Params(**asked), inputs, model, random.Random(1))
 
 
 def test_text_to_image_is_json() -> None:

@@ -10,7 +10,7 @@ from gateway.upstreams.pictures import needs_preparing, prepare
 from gateway.upstreams.stability_v1.wire import WANTED
 from load.upstreams.pictures import colour_of
 from load.upstreams.stability_v1 import StabilityV1 as StandIn
-from tests.gateway.upstreams.stability_v1.vendor import adapter, fault, flat, images, near, order, pixel, reports
+from tests.gateway.upstreams.stability_v1.vendor import adapter, fault, flat, images, near, order, pixel
 from tests.pictures import encoded
 
 
@@ -88,12 +88,3 @@ async def test_unusable_input_image_costs_no_call(standin: StandIn, name: str) -
     async with adapter(standin.url) as upstream:
         found = await fault(upstream, order("img2img", inputs={"init": content}))
     assert (found.outcome, found.code, found.charged, standin.calls) == (Outcome.FAILED, code, False, 0)
-
-
-async def test_guidance_beyond_the_vendors_costs_no_call(standin: StandIn) -> None:
-    """What the vendor would refuse anyway is refused by name."""
-    async with adapter(standin.url) as upstream:
-        found = await fault(upstream, order(guidance=35.5))
-        await reports(upstream, order(guidance=35.0))
-    assert (found.code, found.details) == ("invalid_param", {"path": "params.guidance", "max": 35})
-    assert standin.calls == 1
