@@ -18,6 +18,8 @@ from gateway.core.tokens import BadToken, Unverified, check_times, to_ms, verifi
 MIN_RSA_BITS: Final = 2048
 """RFC 7518, section 3.3."""
 _SUBJECT: Final = re.compile(r"[\x21-\x7e]{1,128}\Z")
+_PRIVATE: Final = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
+"""Members of a key that signs (RFC 7518, section 6). What such a key signed proves nothing once it is published."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +75,18 @@ def fitting(token: Unverified, issuer: Issuer, keys: Sequence[Mapping[str, Any]]
         one
         for one in keys
         if one.get("kty") == kty
-        and one.get("use", "sig") == "sig"
         and one.get("alg", token.algorithm) == token.algorithm
         and (token.key is None or one.get("kid") == token.key)
+        and _is_for_checking(one)
     ]
     return able[0] if len(able) == 1 else None
+
+
+def _is_for_checking(jwk: Mapping[str, Any]) -> bool:
+    """Whether a key says that it checks signatures, or says nothing of it, and is a public one."""
+    operations = jwk.get("key_ops", ["verify"])
+    may_check = isinstance(operations, list) and "verify" in operations
+    return may_check and jwk.get("use", "sig") == "sig" and not _PRIVATE & jwk.keys()
 
 
 def check(token: Unverified, issuer: Issuer, jwk: Mapping[str, Any], now_ms: int) -> Stranger:

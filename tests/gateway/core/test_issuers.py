@@ -103,11 +103,24 @@ def test_key_must_be_one_that_may_sign() -> None:
     """A key for encryption, for another algorithm or of another name signed nothing; two alike are no telling."""
     token, key = look(signed()), JWKS["ES256"]
     assert fitting(token, ISSUER, [key]) is key
-    for other in ({"use": "enc"}, {"alg": "ES384"}, {"kid": "x"}, {"kty": "RSA"}):
+    for other in ({"use": "enc"}, {"alg": "ES384"}, {"kid": "x"}, {"kty": "RSA"}, {"key_ops": ["encrypt"]}):
         assert fitting(token, ISSUER, [{**key, **other}]) is None
+    for ops in ("verify", None, {"verify": True}):
+        assert fitting(token, ISSUER, [{**key, "key_ops": ops}]) is None
+    assert fitting(token, ISSUER, [{**key, "key_ops": ["verify"]}]) is not None
     assert fitting(token, ISSUER, [key, key]) is None
     nameless = look(jwt.PyJWS().encode(msgspec.json.encode(CLAIMS), EC, "ES256"))
     assert fitting(nameless, ISSUER, [JWKS["RS256"], key]) is key
+
+
+@pytest.mark.parametrize("algorithm", JWKS)
+def test_key_that_was_published_with_its_secret_is_no_key(algorithm: str) -> None:
+    """Anybody may have signed with it."""
+    kind: Any = {"RS256": RSAAlgorithm, "ES256": ECAlgorithm, "EdDSA": OKPAlgorithm}[algorithm]
+    private = {**kind.to_jwk(PRIVATE[algorithm], as_dict=True), "kid": JWKS[algorithm]["kid"]}
+    token = look(signed(algorithm))
+    assert fitting(token, ISSUER, [private]) is None
+    assert fitting(token, ISSUER, [private, JWKS[algorithm]]) is JWKS[algorithm]
 
 
 @pytest.mark.parametrize("change", [{"x": "AA"}, {"crv": "P-0"}, {"x": None}, {"y": "?"}])
