@@ -12,6 +12,7 @@ import msgspec
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.routing import Match
 from starlette.types import Receive
 
 from gateway.core.records import Identity, JobRecord
@@ -73,11 +74,17 @@ async def refuse_routing(request: Request, fault: Exception) -> Response:
     assert isinstance(fault, HTTPException), "it is registered for nothing else"
     if fault.status_code == 405:
         told = refusal(ClientFault("method_not_allowed", f"{request.method} is not a method of this path"))
-        told.headers["Allow"] = (fault.headers or {}).get("Allow", "")
+        told.headers["Allow"] = ", ".join(sorted(_methods(request)))
         return told
     if fault.status_code == 404:
         return refusal(ClientFault("not_found", "there is nothing at this path"))
     return refusal(ClientFault("bad_request", fault.detail))
+
+
+def _methods(request: Request) -> set[str]:
+    """Every method of a path: its routes have one each, and Starlette's refusal names those of the first alone."""
+    routes = [route for route in request.app.routes if route.matches(request.scope)[0] is Match.PARTIAL]
+    return {method for route in routes for method in route.methods}
 
 
 # --- who asks ---

@@ -106,6 +106,18 @@ async def test_unknown_path_and_method_are_told_as_errors(site: Site) -> None:
     assert (await site.ask("GET", "/v1/jobs/")).code in {"not_found", "job_not_found"}
 
 
+@pytest.mark.parametrize("path,methods", [
+    ("/v1/jobs", {"GET", "HEAD", "POST"}),
+    ("/v1/jobs/x", {"DELETE", "GET", "HEAD"}),
+    ("/sdapi/v1/options", {"GET", "HEAD", "POST"}),
+    ("/v1/images/generations", {"POST"}),
+])  # fmt: skip
+async def test_every_method_of_a_path_is_told(site: Site, path: str, methods: set[str]) -> None:
+    """Whichever routes they have, at a door too."""
+    answer = await site.ask("PATCH", path)
+    assert (answer.status, set(answer.headers["Allow"].split(", "))) == (405, methods)
+
+
 def test_retry_after_is_whole_seconds_rounded_up() -> None:
     """A client that waits as told is never too early."""
     told = refusal(ClientFault("rate_limited", "slowly", retry_after_ms=1001))
