@@ -9,6 +9,7 @@ further in is told here as `internal`, with a reference that the log has.
 """
 
 import random
+import re
 from collections.abc import Callable, Iterable
 from email.utils import formatdate
 from typing import Any, Final, Protocol
@@ -36,9 +37,14 @@ PREFLIGHT: Final = {
     "Access-Control-Max-Age": "600",
 }
 EXPOSED: Final = (
-    "accept-ranges, content-range, etag, finish-reason, location, preference-applied, ratelimit, ratelimit-policy, "
-    "retry-after, seed, x-ignored, x-job-id, x-request-id"
+    "accept-ranges, allow, content-range, date, etag, finish-reason, location, preference-applied, preview-frame, "
+    "preview-size, preview-step, ratelimit, ratelimit-policy, retry-after, seed, www-authenticate, x-ignored, "
+    "x-job-id, x-ratelimit-limit-requests, x-ratelimit-remaining-requests, x-ratelimit-reset-requests, "
+    "x-request-id, x-should-retry"
 )
+_MOST_ASKED: Final = 2048
+"""Letters of the names that a preflight asks for; the vendors' clients have some twenty."""
+_NAMES: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+( *, *[!#$%&'*+.^_`|~0-9A-Za-z-]+)*\Z")
 _SAFE: Final = {"x-content-type-options": "nosniff", "referrer-policy": "no-referrer", "cache-control": "no-store"}
 _PORTS: Final = {"http": "80", "https": "443"}
 Tell = Callable[[Request, ClientFault], Response]
@@ -126,7 +132,7 @@ class Guard:
         if scope["path"] not in PROBES and self._refuses(scope):
             return self._tell(Request(scope), ClientFault("forbidden", "this host or origin is not allowed here"))
         if listed and scope["method"] == "OPTIONS" and "access-control-request-method" in Headers(scope=scope):
-            return Response(status_code=204, headers=PREFLIGHT)
+            return Response(status_code=204, headers=_preflight(Headers(scope=scope)))
         return None
 
     def _dress(self, headers: MutableHeaders, scope: Scope, reference: str, listed: str | None) -> None:
@@ -160,6 +166,16 @@ class Guard:
             return True
         origins = headers.getlist("origin")
         return not all(one.lower() in self._origins or _is_same(one, hosts[0]) for one in origins)
+
+
+def _preflight(asked: Headers) -> dict[str, str]:
+    """Allow a listed page the headers that it asks for: each vendor's clients send some of their own.
+
+    None of them says who asks but `Authorization`, which pages send by themselves or not at all.
+    """
+    names = asked.get("access-control-request-headers", "")
+    is_list = len(names) <= _MOST_ASKED and _NAMES.match(names) is not None
+    return PREFLIGHT | ({"Access-Control-Allow-Headers": names} if is_list else {})
 
 
 def _as_in_header(host: str) -> str:
