@@ -198,10 +198,9 @@ class Doors:
 
     def _ref(self, request: Request, other: str | None) -> str:
         """The job's ref: the client's key if it sent one, in a form that a ref may have."""
-        key = request.headers.get("idempotency-key")
+        key = key_sent(request)
         if key is None:
             return other or self.new_ref()
-        key = key.strip().strip('"')  # the IETF's draft has it quoted, vendors have it bare
         return key if _REF.match(key) else f"key-{hashlib.sha256(key.encode()).hexdigest()[:48]}"
 
     def new_ref(self) -> str:
@@ -249,6 +248,14 @@ class _Ending:
 
     async def left(self, job: str) -> None:
         await self.doors.abandon(job)
+
+
+def key_sent(request: Request) -> str | None:
+    """Return the client's `Idempotency-Key`; one without a letter is none, as of a program whose variable is empty.
+
+    The IETF's draft has it quoted, vendors have it bare.
+    """
+    return request.headers.get("idempotency-key", "").strip().strip('"').strip() or None
 
 
 def _preferences(request: Request) -> set[str]:

@@ -2,12 +2,13 @@
 
 The vendor's client libraries repeat a request up to twice when a connection breaks or takes too long. They send no
 idempotency key, but they count: `x-stainless-retry-count` is 0 at first, then 1 and 2. A repetition of a request whose
-answer was lost joins the job of that request, so that a picture is not drawn and paid for twice. A request that was
-refused, or whose job failed, is a new one when it comes again; and a request that comes anew, with a count of 0, is
-always a job of its own, however like another it is.
+answer was lost joins the job of that request, so that a picture is not drawn and paid for twice; if the repetition is
+refused, the next one still joins it. A request that was refused, or whose job failed, is a new one when it comes again;
+and a request that comes anew, with a count of 0, is always a job of its own, however like another it is.
 
 This is remembered in the node alone: after its restart a repetition is a new job, as it is at the vendor's. Whoever
-needs more than that sends an `Idempotency-Key`.
+needs more than that sends an `Idempotency-Key`. No account can have another's requests forgotten, and no end user alone
+those of another.
 """
 
 import hashlib
@@ -22,19 +23,26 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gateway.edges.compat.dialect import Wish
 
 KEPT: Final = 1024
-"""Requests that are remembered at once; the oldest are forgotten."""
+"""Requests of an account that are remembered at once."""
+KEPT_EACH: Final = 256
+"""Of them those of one end user, or of a server that names none: more than may run and be refused meanwhile."""
 SECONDS: Final = 900.0
 """For how long a lost one is remembered: the clients give up after ten minutes, and wait at most two in between."""
 COUNT: Final = "x-stainless-retry-count"
 State = Literal["open", "lost", "refused", "over"]
+Owner = tuple[str, str]
+"""The account, and the end user under it."""
 
 
 @dataclass(slots=True, eq=False)
 class Attempt:
     """One request on its way, and the ref of its job."""
 
+    owner: Owner
     key: bytes
     ref: str
+    repeats: bool
+    """Whether the ref came from another, so that it may have a job already."""
     is_lost_with_client: bool
     """Whether its job goes when its client does, so that there is none to join."""
     state: State = "open"
@@ -48,55 +56,75 @@ class Retries:
     def __init__(self, now: Callable[[], float], new_ref: Callable[[], str]) -> None:
         self._now = now
         self._new_ref = new_ref
-        self._kept: OrderedDict[int, Attempt] = OrderedDict()
+        self._kept: dict[str, OrderedDict[int, Attempt]] = {}
+        """By account; those that came to their state last are the last."""
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return sum(map(len, self._kept.values()))
 
-    def enter(self, key: bytes, *, is_again: bool, is_lost_with_client: bool) -> Attempt:
+    def enter(self, owner: Owner, key: bytes, *, is_again: bool, is_lost_with_client: bool) -> Attempt:
         """Return the attempt that a request is: with the ref of one that it repeats, or with one of its own."""
-        self._forget_old()
-        before = self._repeated(key) if is_again else None
+        kept = self._kept.setdefault(owner[0], OrderedDict())
+        self._forget_old(kept)
+        before = _repeated(kept, key) if is_again else None
         if before is not None:
-            self._drop(before)
-        ref = before.ref if before is not None and before.state != "refused" else self._new_ref()
-        attempt = Attempt(key, ref, is_lost_with_client, since=self._now())
-        self._kept[id(attempt)] = attempt
+            kept.pop(id(before))
+        joins = before is not None and before.state != "refused"
+        ref = before.ref if before is not None and joins else self._new_ref()
+        attempt = Attempt(owner, key, ref, joins, is_lost_with_client, since=self._now())
+        _make_room(kept, owner)
+        kept[id(attempt)] = attempt
         return attempt
 
+    def refuse(self, attempt: Attempt, *, may_come_again: bool) -> None:
+        """Remember that an attempt made no job; the one that it was to join is as lost as it was before."""
+        self._become(attempt, "lost" if attempt.repeats else "refused" if may_come_again else "over")
+
+    def lose(self, attempt: Attempt) -> None:
+        """Remember an attempt of which nobody knows whether it made a job; its ref does."""
+        self._become(attempt, "lost")
+
     def end(self, attempt: Attempt, state: State) -> None:
-        """Remember how an attempt ended; nothing of one that was answered well, or that was sent again meanwhile."""
-        if state == "lost" and attempt.is_lost_with_client:
-            state = "refused"
+        """Remember how the answer to an attempt ended; nothing if that was well, or it was sent again meanwhile."""
+        self._become(attempt, "refused" if state == "lost" and attempt.is_lost_with_client else state)
+
+    def _become(self, attempt: Attempt, state: State) -> None:
         attempt.state, attempt.since = state, self._now()
+        kept = self._kept.get(attempt.owner[0], OrderedDict())
         if state == "over":
-            self._drop(attempt)
-        elif id(attempt) in self._kept:
-            self._kept.move_to_end(id(attempt))
+            kept.pop(id(attempt), None)
+        elif id(attempt) in kept:
+            kept.move_to_end(id(attempt))
+        if not kept:
+            self._kept.pop(attempt.owner[0], None)
 
-    def _repeated(self, key: bytes) -> Attempt | None:
-        """The attempt that a repetition follows: one whose client went away, else a refused one, else one that waits.
-
-        The last is one whose client has gone without a word, as behind a proxy that keeps the connection.
-        """
-        same = [attempt for attempt in self._kept.values() if attempt.key == key]
-        return min(same, key=lambda attempt: _ORDER.index(attempt.state), default=None)
-
-    def _drop(self, attempt: Attempt) -> None:
-        self._kept.pop(id(attempt), None)
-
-    def _forget_old(self) -> None:
+    def _forget_old(self, kept: OrderedDict[int, Attempt]) -> None:
         limit = self._now() - SECONDS
-        for attempt in [one for one in self._kept.values() if one.state != "open" and one.since < limit]:
-            self._drop(attempt)
-        while len(self._kept) >= KEPT:
-            self._kept.popitem(last=False)
+        for attempt in [one for one in kept.values() if one.state != "open" and one.since < limit]:
+            kept.pop(id(attempt))
+
+
+def _repeated(kept: OrderedDict[int, Attempt], key: bytes) -> Attempt | None:
+    """The attempt that a repetition follows: one whose client went away, else a refused one, else one that waits.
+
+    The last is one whose client has gone without a word, as behind a proxy that keeps the connection.
+    """
+    same = [attempt for attempt in kept.values() if attempt.key == key]
+    return min(same, key=lambda attempt: _ORDER.index(attempt.state), default=None)
+
+
+def _make_room(kept: OrderedDict[int, Attempt], owner: Owner) -> None:
+    """Forget one attempt where there is no room for another: one without a job if there is one, else the oldest."""
+    own = [attempt for attempt in kept.values() if attempt.owner == owner]
+    crowd = own if len(own) >= KEPT_EACH else list(kept.values()) if len(kept) >= KEPT else []
+    if crowd:
+        kept.pop(id(min(crowd, key=lambda attempt: attempt.state != "refused")))
 
 
 _ORDER: Final = ("lost", "refused", "open")
 
 
-def key_of(who: tuple[str, str], wish: Wish) -> bytes:
+def key_of(who: Owner, wish: Wish) -> bytes:
     """Return what is the same in a request and its repetitions; a form's boundary is another each time."""
     pictures = [(one.role, hashlib.sha256(one.content).hexdigest()) for one in wish.sent]
     same = (who, wish.task, wish.model, sorted(wish.params.items()), pictures)

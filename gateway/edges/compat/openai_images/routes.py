@@ -14,7 +14,7 @@ from gateway.core.models import Model
 from gateway.core.records import Identity
 from gateway.edges.compat.bodies import PARSED_HERE
 from gateway.edges.compat.dialect import Trouble
-from gateway.edges.compat.doors import Doors
+from gateway.edges.compat.doors import Doors, key_sent
 from gateway.edges.compat.openai_images import pictures, wire
 from gateway.edges.compat.openai_images.retries import COUNT, Attempt, Followed, Retries, key_of
 from gateway.edges.compat.openai_images.streaming import ImageStream
@@ -141,12 +141,13 @@ class OpenaiImagesDoor(Words):
                 ref=None if attempt is None else attempt.ref, ignored=wished.ignored,
             )  # fmt: skip
         except ClientFault as fault:
+            trouble = Trouble.of(fault)
             if attempt is not None:
-                self.retries.end(attempt, "refused")
-            return self._doors.refuse(request, Trouble.of(fault), words)
+                self.retries.refuse(attempt, may_come_again=trouble.may_be_repeated)
+            return self._doors.refuse(request, trouble, words)
         except BaseException:
             if attempt is not None:
-                self.retries.end(attempt, "lost")  # nobody knows whether there is a job; its ref does
+                self.retries.lose(attempt)
             raise
         if asked.stream:
             family = "image_edit" if isinstance(asked, wire.EditForm) else "image_generation"
@@ -160,10 +161,10 @@ class OpenaiImagesDoor(Words):
     async def _attempt(self, request: Request, identity: Identity, wished: wire.Wished) -> Attempt | None:
         """What the request is among those that may come again; `None` if its client does not count them."""
         count = request.headers.get(COUNT, "")
-        if not count.isdecimal() or "idempotency-key" in request.headers:
+        if not count.isdecimal() or key_sent(request) is not None:
             return None
         who = (identity.tenant, identity.subject)
         size = sum(len(one.content) for one in wished.wish.sent)
         key = key_of(who, wished.wish) if size <= PARSED_HERE else await asyncio.to_thread(key_of, who, wished.wish)
         is_lost_with_client = self._doors.policy(request) == "cancel"
-        return self.retries.enter(key, is_again=int(count[:4]) > 0, is_lost_with_client=is_lost_with_client)
+        return self.retries.enter(who, key, is_again=int(count[:4]) > 0, is_lost_with_client=is_lost_with_client)

@@ -4,6 +4,7 @@ import asyncio
 import re
 from typing import Any
 
+import pytest
 from sqlalchemy import select
 
 from gateway.ledger import schema
@@ -56,6 +57,17 @@ async def test_job_goes_on_by_its_id_after_a_cut(door: Door) -> None:
     joined = await door.ask("POST", TEXT, ASKED, idempotency_key="shot-1")
     assert status.json["artifacts"] == joined.json["artifacts"]
     assert (joined.headers["X-Job-Id"], len(door.easel.orders)) == (job, 1)
+
+
+@pytest.mark.parametrize("key", ["", '""', '" "'])
+async def test_an_empty_key_is_none(door: Door, key: str) -> None:
+    """It does not make one job of all that is asked for with it."""
+    words = ({"text_prompts": [{"text": text}]} for text in ("a", "b"))
+    answers = [await door.ask("POST", TEXT, body, idempotency_key=key) for body in words]
+    assert [answer.status for answer in answers] == [200, 200]
+    counted = {"x_stainless_retry_count": "1", "idempotency_key": key}
+    lost = [await door.ask("POST", "/v1/images/generations", {"prompt": "p"}, **counted) for _ in range(2)]
+    assert len({answer.headers["X-Job-Id"] for answer in (*answers, *lost)}) == 4
 
 
 async def test_gateway_stands_before_a_gateway(tmp_path: Any) -> None:

@@ -13,11 +13,23 @@ from openai import AsyncOpenAI
 from gateway.core.records import Plan
 from gateway.core.reports import Outcome, UpstreamFault
 from gateway.edges.compat.dialect import Sent, Wish
-from gateway.edges.compat.openai_images.retries import KEPT, SECONDS, Followed, Retries, State, key_of
+from gateway.edges.compat.openai_images.retries import (
+    KEPT,
+    KEPT_EACH,
+    SECONDS,
+    Attempt,
+    Followed,
+    Owner,
+    Retries,
+    State,
+    key_of,
+)
+from tests.answers import Answer
 from tests.gateway.edges.compat.conftest import Door, Easel, open_door
 from tests.gateway.edges.compat.openai_images.conftest import MODEL
 
 KEY = b"same"
+ANN = ("acme", "ann")
 
 
 class Clock:
@@ -37,9 +49,11 @@ def retries(clock: Clock) -> Retries:
     return Retries(lambda: clock.now, lambda: next(refs))
 
 
-def enter(retries: Retries, *, again: bool = False, key: bytes = KEY, gone: bool = False) -> Any:
+def enter(
+    retries: Retries, *, again: bool = False, key: bytes = KEY, gone: bool = False, owner: Owner = ANN
+) -> Attempt:
     """Enter an attempt."""
-    return retries.enter(key, is_again=again, is_lost_with_client=gone)
+    return retries.enter(owner, key, is_again=again, is_lost_with_client=gone)
 
 
 @pytest.mark.parametrize("state,joins", [("lost", True), ("refused", False), ("over", False), ("open", True)])
@@ -87,15 +101,60 @@ def test_a_job_that_goes_with_its_client_is_not_joined(retries: Retries) -> None
     assert enter(retries, again=True).ref != first.ref
 
 
+@pytest.mark.parametrize("gone", [False, True])
+@pytest.mark.parametrize("may_come_again", [False, True])
+def test_a_refused_repetition_leaves_the_job_to_the_next(retries: Retries, gone: bool, may_come_again: bool) -> None:
+    """A lost answer, a 429, and then one that passes: the same job, or it would be paid for twice."""
+    first = enter(retries)
+    retries.end(first, "lost")
+    for _ in range(2):
+        refused = enter(retries, again=True, gone=gone)
+        retries.refuse(refused, may_come_again=may_come_again)
+    assert enter(retries, again=True).ref == first.ref
+
+
+def test_what_made_no_job_is_kept_only_if_it_may_come_again(retries: Retries) -> None:
+    """Beside one of the same words that waits: its repetition is a job of its own, as it was meant."""
+    twin, refused = enter(retries), enter(retries)
+    retries.refuse(refused, may_come_again=True)
+    retries.refuse(enter(retries, key=b"other"), may_come_again=False)
+    assert len(retries) == 2
+    assert enter(retries, again=True).ref not in {twin.ref, refused.ref}
+
+
+def test_a_submit_that_failed_may_have_made_a_job(retries: Retries) -> None:
+    """Whatever the client's policy: nobody has canceled it."""
+    first = enter(retries, gone=True)
+    retries.lose(first)
+    assert enter(retries, again=True).ref == first.ref
+
+
 def test_what_is_remembered_is_bounded(retries: Retries, clock: Clock) -> None:
-    """In time and in number."""
+    """In time, and in number for each end user and each account; what has no job goes first."""
     lost = enter(retries)
     retries.end(lost, "lost")
     clock.now = SECONDS + 1
     assert enter(retries, again=True).ref != lost.ref
-    for index in range(2 * KEPT):
-        retries.end(enter(retries, key=b"%d" % index), "lost")
+    lost = enter(retries)
+    retries.end(lost, "lost")
+    for index in range(KEPT_EACH + 9):
+        retries.refuse(enter(retries, key=b"%d" % index), may_come_again=True)
+    assert len(retries) == KEPT_EACH
+    assert enter(retries, again=True).ref == lost.ref
+    for index in range(KEPT):
+        enter(retries, owner=("acme", str(index)))
     assert len(retries) == KEPT
+
+
+def test_another_account_has_nothing_forgotten(retries: Retries) -> None:
+    """Nor another end user, by as much as one may have remembered."""
+    lost = enter(retries)
+    retries.end(lost, "lost")
+    for index in range(KEPT + 9):
+        enter(retries, key=b"%d" % index, owner=("other", str(index)))
+    for index in range(KEPT_EACH + 9):
+        enter(retries, key=b"%d" % index, owner=("acme", "bob"))
+    assert enter(retries, again=True).ref == lost.ref
 
 
 @given(st.binary(), st.binary(), st.text(), st.text())
@@ -154,6 +213,33 @@ async def test_the_packages_own_retry_does_not_double_a_job(tmp_path: Path) -> N
             easel.hold.set()
             made = await asked
     assert made.data is not None
+    assert len(easel.orders) == 1
+
+
+async def test_a_repetition_that_is_refused_does_not_double_a_job(tmp_path: Path) -> None:
+    """The first answer was lost, the second try comes too early, and the third gets the picture."""
+    easel = Easel(MODEL)
+    easel.hold = asyncio.Event()
+    async with open_door(tmp_path, easel) as door:
+        key = await door.key_of("small", Plan(submits_per_second=2.0))
+
+        async def tried(count: int, **more: str) -> Answer:
+            told, body = {"x_stainless_retry_count": str(count)}, {"prompt": "p", **more}
+            return await door.ask("POST", "/v1/images/generations", body, key=key, **told)
+
+        lost = asyncio.ensure_future(tried(0))
+        while not easel.orders:
+            await asyncio.sleep(0.01)
+        lost.cancel()
+        while door.running.gateway.doors.waiting:
+            await asyncio.sleep(0.01)
+        while (await tried(0, model="unheard-of")).status != 429:  # others of this key use up its rate
+            pass
+        assert (await tried(1)).status == 429
+        easel.hold.set()
+        while (again := await tried(2)).status == 429:
+            await asyncio.sleep(0.1)
+    assert again.status == 200
     assert len(easel.orders) == 1
 
 
