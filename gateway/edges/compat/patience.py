@@ -64,6 +64,14 @@ class Watch:
         """See `gateway.ports.Watcher`."""
         self.news.set()
 
+    async def heard(self, seconds: float) -> None:
+        """Wait for news, `seconds` at most; whoever is told of them must clear them before they look."""
+        try:
+            async with asyncio.timeout(None if seconds == inf else max(0.001, seconds)):
+                await self.news.wait()
+        except TimeoutError:
+            return
+
     def rung(self, job: str) -> Rung | None:
         """See `gateway.ports.Watcher`."""
         return None
@@ -119,6 +127,7 @@ class PatientAnswer:
         next_space = self._began + self._manners.silence
         limit = self._began + self._manners.limit
         while not feed.has_ended:
+            self._watch.news.clear()
             if listener.done():
                 await self._leave()
                 return None
@@ -130,17 +139,8 @@ class PatientAnswer:
             if now >= next_space:
                 await self._begin(send)
                 next_space = now + self._manners.silence
-            await self._hear(min(next_space, limit) - now)
+            await self._watch.heard(min(next_space, limit) - now)
         return await self._told.ended(feed)
-
-    async def _hear(self, seconds: float) -> None:
-        """Wait for news of the job or of the client, `seconds` at most."""
-        self._watch.news.clear()
-        try:
-            async with asyncio.timeout(None if seconds == inf else max(0.001, seconds)):
-                await self._watch.news.wait()
-        except TimeoutError:
-            return
 
     async def _begin(self, send: Send) -> None:
         """Send 200, if it was not sent, and a space."""

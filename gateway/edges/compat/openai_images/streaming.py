@@ -59,6 +59,8 @@ class ImageStream(Watch):
         """How many of the N + 1 parts of the work the newest partial picture has behind it."""
         self._shown = 0
         self._waiting: list[memoryview] = []
+        self._clock = doors.node.clock
+        self._next_comment = 0.0
 
     def __repr__(self) -> str:
         return f"ImageStream({self._begun.job}, shown={self._shown} of {self._partials})"
@@ -100,6 +102,7 @@ class ImageStream(Watch):
         listener.add_done_callback(lambda _: self.news.set())
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self._headers()})
+            await self._put(send, COMMENT)
             last = await self._run(feed, listener, told, send)
             await send({"type": "http.response.body", "body": last, "more_body": False})
         finally:
@@ -116,7 +119,7 @@ class ImageStream(Watch):
         while True:
             self.news.clear()
             while self._waiting and not listener.done():
-                await _put(send, await self._partial(told))
+                await self._put(send, await self._partial(told))
             if listener.done():
                 await self._leave()
                 return b""
@@ -124,17 +127,14 @@ class ImageStream(Watch):
                 return await self._last(feed)
             if self._doors.waiting.is_over:
                 return self._error(Trouble("overloaded", "this server is stopping; the job goes on", 2000))
-            if not await self._hear():
-                await _put(send, COMMENT)
+            if self._clock.now() >= self._next_comment:
+                await self._put(send, COMMENT)
+            await self.heard(self._next_comment - self._clock.now())
 
-    async def _hear(self) -> bool:
-        """Wait for news; `False` if there were none for so long that the connection needs a sign of life."""
-        try:
-            async with asyncio.timeout(self._doors.terms.silence_seconds):
-                await self.news.wait()
-        except TimeoutError:
-            return False
-        return True
+    async def _put(self, send: Send, event: bytes) -> None:
+        """Send what comes before the end. Only this counts against the silence: steps are news, but make no bytes."""
+        await send({"type": "http.response.body", "body": event, "more_body": True})
+        self._next_comment = self._clock.now() + self._doors.terms.silence_seconds
 
     async def _partial(self, told: dict[str, Any]) -> bytes:
         content = bytes(self._waiting.pop(0))
@@ -165,7 +165,7 @@ class ImageStream(Watch):
         return _frame("error", {"type": "error", **self._refused(trouble)})
 
     def _now(self) -> int:
-        return self._doors.node.clock.time_ms() // 1000
+        return self._clock.time_ms() // 1000
 
     async def _leave(self) -> None:
         """Do what the job's policy says of a client that goes away."""
@@ -175,7 +175,3 @@ class ImageStream(Watch):
 
 def _frame(name: str, fields: dict[str, Any]) -> bytes:
     return b"event: %b\ndata: %b\n\n" % (name.encode(), msgspec.json.encode(fields))
-
-
-async def _put(send: Send, event: bytes) -> None:
-    await send({"type": "http.response.body", "body": event, "more_body": True})

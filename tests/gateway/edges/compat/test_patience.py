@@ -33,6 +33,7 @@ from tests.gateway.flow.studio import (
 )
 from tests.gateway.parts import PROMISES, PUBLIC_URL
 
+PATH = "/v1/generation/stable-diffusion-v1-6/text-to-image"
 ASKED = {"text_prompts": [{"text": "a lighthouse"}], "steps": 10, "seed": 7}
 
 
@@ -70,10 +71,10 @@ class Hall:
     app: ASGIApp
     key: str
 
-    async def ask(self, call: Call, **headers: str) -> None:
+    async def ask(self, call: Call, path: str = PATH, asked: Any = ASKED, **headers: str) -> None:
         """Ask for a picture, and keep what comes."""
         told = {"host": "127.0.0.1", "authorization": f"Bearer {self.key}"} | headers
-        body = iter([msgspec.json.encode(ASKED)])
+        body = iter([msgspec.json.encode(asked)])
 
         async def receive() -> Message:
             content = next(body, None)
@@ -86,7 +87,6 @@ class Hall:
             call.came.append((asyncio.get_running_loop().time() - began, message))
 
         began = asyncio.get_running_loop().time()
-        path = "/v1/generation/stable-diffusion-v1-6/text-to-image"
         scope = {
             "type": "http", "method": "POST", "path": path, "raw_path": path.encode(), "query_string": b"",
             "headers": [(name.replace("_", "-").encode(), value.encode()) for name, value in told.items()],
