@@ -5,6 +5,7 @@ from typing import Any, Final
 from starlette.requests import Request
 from starlette.responses import Response
 
+from gateway.edges.compat.accepting import JSON, Accepted
 from gateway.edges.compat.dialect import Result
 from gateway.edges.compat.doors import Doors
 from gateway.edges.compat.pictures import put_together
@@ -13,19 +14,24 @@ from gateway.edges.compat.stability_v1.answers import artifacts, encoded
 from gateway.edges.http import answer
 from protocol.errors import ClientFault
 
-_JSON: Final = frozenset({"", "*/*", "application/*", "application/json"})
+_PNG: Final = ("image/png", "image/*", "*/*")
 
 
 def wants_png(request: Request, samples: int | None) -> bool:
-    """Whether the client wants the bare picture. Raises `ClientFault` `bad_request` where that cannot be."""
-    kinds = {kind.partition(";")[0].strip().lower() for kind in request.headers.get("accept", "").split(",")}
-    if "image/png" in kinds:
-        if (samples or 1) > 1:
-            raise ClientFault("bad_request", "image/png has room for one sample", details={"path": "accept"})
-        return True
-    if not kinds & _JSON:
+    """Whether the client wants the bare picture. Raises `ClientFault` `bad_request` where that cannot be.
+
+    Of two that it wants alike it gets JSON, unless the picture is the one that it names.
+    """
+    accepted = Accepted(request)
+    png, json = accepted.quality(*_PNG), accepted.quality(*JSON)
+    if png == json == 0:
         raise ClientFault("bad_request", "must be application/json or image/png", details={"path": "accept"})
-    return False
+    names_png_alone = accepted.names(*_PNG[:2]) and not accepted.names(*JSON[:2])
+    if png < json or (png == json and not names_png_alone):
+        return False
+    if (samples or 1) > 1:
+        raise ClientFault("bad_request", "image/png has room for one sample", details={"path": "accept"})
+    return True
 
 
 class JsonView:

@@ -5,6 +5,7 @@ from typing import Final
 from starlette.requests import Request
 from starlette.responses import Response
 
+from gateway.edges.compat.accepting import JSON, Accepted
 from gateway.edges.compat.dialect import Result
 from gateway.edges.compat.doors import Doors
 from gateway.edges.compat.pictures import put_together
@@ -15,17 +16,19 @@ from gateway.edges.http import answer
 from protocol.errors import ClientFault
 
 RESULTS: Final = "/v2beta/results/"
-_BARE: Final = frozenset({"", "*/*", "image/*"})
+_BARE: Final = ("image/*", "*/*")
 
 
 def wants_json(request: Request) -> bool:
-    """Whether the client wants JSON. Raises `ClientFault` `bad_request` if it wants neither that nor a picture."""
-    kinds = {kind.partition(";")[0].strip().lower() for kind in request.headers.get("accept", "").split(",")}
-    if "application/json" in kinds:
-        return True
-    if not kinds & _BARE:
+    """Whether the client wants JSON. Raises `ClientFault` `bad_request` if it wants neither that nor a picture.
+
+    Of two that it wants alike it gets the picture, unless it names JSON.
+    """
+    accepted = Accepted(request)
+    bare, json = accepted.quality(*_BARE), accepted.quality(*JSON)
+    if bare == json == 0:
         raise ClientFault("bad_request", "must be image/* or application/json", details={"path": "accept"})
-    return False
+    return json > bare or (json == bare and accepted.names(*JSON[:2]))
 
 
 def view_of(request: Request, doors: Doors, format: Format) -> "PictureView":
