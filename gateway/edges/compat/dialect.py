@@ -63,6 +63,8 @@ class Piece:
     format: ImageFormat = "png"
     content: bytes | None = None
     """`None` = a filter held it back."""
+    asset: str = ""
+    """Its id in the store; empty if a filter held it back."""
 
 
 @dataclass(frozen=True, slots=True)

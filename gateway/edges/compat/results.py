@@ -48,4 +48,4 @@ async def _piece(node: Node, tenant: str, image: Image, seed: int, job: str) -> 
     except ClientFault as fault:
         raise Trouble("expired", "the picture is past its retention", details=fault.details, job=job) from fault
     told = image.seed if isinstance(image.seed, int) else seed
-    return Piece(image.index, told, image.w, image.h, image.format, stored.content)
+    return Piece(image.index, told, image.w, image.h, image.format, stored.content, image.asset)

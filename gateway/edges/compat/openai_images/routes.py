@@ -19,7 +19,7 @@ from gateway.edges.compat.openai_images import pictures, wire
 from gateway.edges.compat.openai_images.retries import COUNT, Attempt, Followed, Retries, key_of
 from gateway.edges.compat.openai_images.streaming import ImageStream
 from gateway.edges.compat.openai_images.tables import FIELDS, MODELS_WITH_URLS
-from gateway.edges.compat.openai_images.views import PATH, ImagesView, unfinished
+from gateway.edges.compat.openai_images.views import PATH, ImagesView, as_stored, unfinished
 from gateway.edges.http import answer, read_query
 from protocol.codec import convert_fields
 from protocol.errors import ClientFault
@@ -110,8 +110,9 @@ class OpenaiImagesDoor(Words):
             return answer(unfinished(record.id, "running" if record.attempt else "queued"))
         told = read_query(request, _Form)
         shape = wire.Shape(told.output_format, told.output_compression, told.response_format == "url")
-        view = ImagesView(self._doors, shape, self._public_url, identity.tenant)
-        body = await view.body(await self._doors.result(record.id), {"id": record.id, "status": "completed"})
+        result = await self._doors.result(record.id)
+        view = ImagesView(self._doors, as_stored(shape, result), self._public_url, identity.tenant)
+        body = await view.body(result, {"id": record.id, "status": "completed"})
         return Response(body, media_type="application/json")
 
     # --- inside ---

@@ -7,6 +7,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from gateway.core.images import measure
 from gateway.core.records import NewJob
 from gateway.edges.compat.patience import Watch
 from tests.gateway.edges.compat.conftest import Door
@@ -73,11 +74,19 @@ async def test_a_client_that_does_not_wait_asks_later(door: Door) -> None:
     path = answer.headers["Location"]
     assert (await door.ask("GET", path)).json["status"] in {"queued", "running"}
     door.easel.hold.set()
-    while (later := (await door.ask("GET", f"{path}?output_format=webp&response_format=url")).json)["data"] == []:
+    while (later := (await door.ask("GET", f"{path}?output_format=webp")).json)["data"] == []:
         await asyncio.sleep(0.01)
     assert (later["status"], later["output_format"]) == ("completed", "webp")
+    assert measure(base64.b64decode(later["data"][0]["b64_json"])).format == "webp"
+
+
+async def test_who_may_only_read_has_nothing_stored(door: Door) -> None:
+    """An address is of the picture as it was made, whatever format is asked for."""
+    path = f"{MAKE}/" + (await door.ask("POST", MAKE, {"prompt": "p"})).headers["X-Job-Id"]
+    door.running.gateway.node.pictures.store_output = None  # type: ignore[assignment,method-assign]
+    later = (await door.ask("GET", f"{path}?output_format=webp&output_compression=7&response_format=url")).json
     async with door.client.get(later["data"][0]["url"]) as response:
-        assert response.headers["Content-Type"] == "image/webp"
+        assert (later["output_format"], response.headers["Content-Type"]) == ("png", "image/png")
 
 
 @pytest.mark.parametrize("policy,state", [("continue", "completed"), ("cancel", "canceled")])
