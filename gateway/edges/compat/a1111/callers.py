@@ -17,7 +17,8 @@ from gateway.flow.access import KEY_PREFIX
 from gateway.flow.node import Node
 from protocol.errors import ClientFault
 
-MAX_CALLERS: Final = 4096
+MAX_CALLERS: Final = 256
+"""Of one account, whose checkpoints are kept."""
 _MOST_JOBS: Final = 256
 _SUBJECT: Final = re.compile(r"[A-Za-z0-9_.@:-]{1,128}\Z")
 
@@ -55,25 +56,27 @@ class Chosen:
     """The checkpoint that each caller has set for themselves; the web UI has one for all. Kept while the node runs."""
 
     def __init__(self) -> None:
-        self._names: OrderedDict[tuple[str, str], str] = OrderedDict()
+        self._names: dict[str, OrderedDict[str, str]] = {}
+        """By account and end user: no account can have another's forgotten."""
 
     def __len__(self) -> int:
-        return len(self._names)
+        return sum(map(len, self._names.values()))
 
     def get(self, identity: Identity) -> str | None:
         """Return the caller's checkpoint, if they set one."""
-        return self._names.get((identity.tenant, identity.subject))
+        names = self._names.get(identity.tenant)
+        return None if names is None else names.get(identity.subject)
 
     def set(self, identity: Identity, name: str) -> None:
-        """Keep the caller's checkpoint; where there are too many callers, the one is forgotten who set it longest ago.
+        """Keep the caller's checkpoint; of an account with too many the one is forgotten who set it longest ago.
 
         Asking does not count: who is forgotten finds the first model, and `info` says which one it was.
         """
-        caller = (identity.tenant, identity.subject)
-        self._names[caller] = name
-        self._names.move_to_end(caller)
-        while len(self._names) > MAX_CALLERS:
-            self._names.popitem(last=False)
+        names = self._names.setdefault(identity.tenant, OrderedDict())
+        names[identity.subject] = name
+        names.move_to_end(identity.subject)
+        while len(names) > MAX_CALLERS:
+            names.popitem(last=False)
 
 
 async def own_work(identity: Identity, node: Node) -> JobRecord | None:

@@ -14,8 +14,11 @@ from protocol.header import HEADER_SIZE
 from protocol.ladder import rung_for
 from protocol.messages import Previews
 
-_MOST_UNFINISHED: Final = 32
-"""Interrupted jobs whose newest preview is kept until the request that waits for them is answered."""
+_MOST_UNFINISHED: Final = 8
+"""Interrupted jobs of an account whose newest preview is kept until the request that waits for them is answered.
+
+Those that nobody waits for may be asked for as long as there are no more of them.
+"""
 
 
 class OwnWork:
@@ -25,7 +28,8 @@ class OwnWork:
         self._doors = doors
         self._node = doors.node
         self._rung = rung_for(Previews(max_edge=1024, format="png"), doors.node.limits.max_preview_edge)
-        self._unfinished: OrderedDict[str, bytes | None] = OrderedDict()
+        self._unfinished: OrderedDict[str, tuple[str, bytes | None]] = OrderedDict()
+        """By job: the account, and what there was of the picture."""
 
     async def told(self, identity: Identity, *, with_image: bool) -> dict[str, Any]:
         """Return the answer of `progress`."""
@@ -67,13 +71,21 @@ class OwnWork:
         await self._end(record)
 
     def unfinished(self, job: str | None) -> tuple[bytes | None] | None:
-        """Return what there was of an interrupted job's picture, if the job was interrupted here."""
-        return (self._unfinished[job],) if job is not None and job in self._unfinished else None
+        """Return what there was of an interrupted job's picture, if the job was interrupted here.
+
+        It is forgotten once the last request that waits for it is answered.
+        """
+        if job is None or job not in self._unfinished:
+            return None
+        is_last = self._doors.waiting.count(job) == 1
+        _, preview = self._unfinished.pop(job) if is_last else self._unfinished[job]
+        return (preview,)
 
     async def _end(self, record: JobRecord) -> None:
-        self._unfinished[record.id] = await self._preview(record.id)
-        while len(self._unfinished) > _MOST_UNFINISHED:
-            self._unfinished.popitem(last=False)
+        self._unfinished[record.id] = (record.tenant, await self._preview(record.id))
+        mine = [job for job, (tenant, _) in self._unfinished.items() if tenant == record.tenant]
+        for job in mine[:-_MOST_UNFINISHED]:
+            del self._unfinished[job]
         await self._node.admission.cancel(record, "client")
 
     async def _preview(self, job: str) -> bytes | None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from gateway.core.records import Plan
 from tests.answers import Answer
 from tests.gateway.edges.compat.a1111.test_routes import API, ASKED, INIT, b64, basic
 from tests.gateway.edges.compat.conftest import EASEL, Door, Easel, open_door
@@ -154,14 +155,31 @@ async def test_a_task_that_no_model_does_is_refused_for_that_alone(tmp_path: Pat
 
 
 async def test_unfinished_pictures_are_kept_for_a_while_only(door: Door) -> None:
-    """Of a request that nobody waits for they are hardly ever fetched."""
+    """Of a request that nobody waits for they are hardly ever fetched; and another account's are its own."""
     door.easel.hold = asyncio.Event()
-    answers = []
-    for _ in range(33):
-        path = (await door.ask("POST", f"{API}/txt2img", ASKED, prefer="respond-async")).headers["Location"]
-        await door.ask("POST", f"{API}/interrupt")
-        while (ended := await door.ask("GET", path)).status == 202:
+    other = await door.key_of("other", Plan())
+
+    async def interrupted(key: str) -> str:
+        path = (await door.ask("POST", f"{API}/txt2img", ASKED, key=key, prefer="respond-async")).headers["Location"]
+        await door.ask("POST", f"{API}/interrupt", key=key)
+        while (ended := await door.ask("GET", path, key=key)).status == 202:
             await asyncio.sleep(0.01)
-        answers.append((path, ended))
-    assert [(answer.status, answer.json.get("images")) for _, answer in answers] == [(200, [])] * 33
-    assert told(await door.ask("GET", answers[0][0])) == (500, "InterruptedError")
+        assert (ended.status, ended.json["images"]) == (200, [])
+        return path
+
+    theirs = await interrupted(other)
+    paths = [await interrupted("") for _ in range(9)]
+    assert told(await door.ask("GET", paths[0])) == (500, "InterruptedError")
+    assert (await door.ask("GET", paths[1])).status == (await door.ask("GET", theirs, key=other)).status == 200
+
+
+async def test_an_unfinished_picture_is_forgotten_once_it_was_told(door: Door) -> None:
+    """To the last of those who waited for it."""
+    door.easel.hold = asyncio.Event()
+    asked = [asyncio.ensure_future(door.ask("POST", f"{API}/txt2img", ASKED, idempotency_key="k")) for _ in range(2)]
+    while len(door.running.gateway.doors.waiting) < 2:
+        await asyncio.sleep(0.01)
+    await door.ask("POST", f"{API}/interrupt")
+    answers = [await one for one in asked]
+    assert [(answer.status, answer.json["images"]) for answer in answers] == [(200, [])] * 2
+    assert told(await door.ask("GET", f"{API}/jobs/{answers[0].headers['X-Job-Id']}")) == (500, "InterruptedError")

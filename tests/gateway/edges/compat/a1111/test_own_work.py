@@ -124,10 +124,11 @@ async def test_a_checkpoint_is_set_for_the_caller_alone(tmp_path: Path) -> None:
 
 
 def test_choices_are_bounded() -> None:
-    """Who chose longest ago is forgotten first."""
-    chosen = Chosen()
+    """Who chose longest ago is forgotten first, and nobody of another account."""
+    chosen, other = Chosen(), Identity("other", "0", Plan(), "k")
+    chosen.set(other, "m")
     for number in range(MAX_CALLERS + 1):
         chosen.set(Identity("t", str(number), Plan(), "k"), "m")
-    assert len(chosen) == MAX_CALLERS
+    assert len(chosen) == MAX_CALLERS + 1
     assert chosen.get(Identity("t", "0", Plan(), "k")) is None
-    assert chosen.get(Identity("t", "1", Plan(), "k")) == "m"
+    assert [chosen.get(one) for one in (Identity("t", "1", Plan(), "k"), other)] == ["m", "m"]
