@@ -12,7 +12,7 @@ from starlette.types import ASGIApp
 
 from gateway import config
 from gateway.app import Gateway, running
-from gateway.edges.socket import BoundedHttp, with_high_water
+from gateway.edges.socket import bounded_http, with_high_water
 from gateway.observe import logs
 
 UNSENT_LOW_WATER: Final = 32_768
@@ -78,7 +78,7 @@ def uvicorn_config(app: ASGIApp, *, backlog: int, high_water: int) -> uvicorn.Co
     """Return how uvicorn runs the gateway: our protocols, no deflate, no clocks (the guard's is ours), no logs."""
     return uvicorn.Config(
         app,
-        http=BoundedHttp,
+        http=bounded_http(),
         ws=with_high_water(high_water),
         loop="none",
         lifespan="off",

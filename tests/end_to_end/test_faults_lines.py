@@ -11,9 +11,9 @@ import pytest
 
 from protocol.header import parse
 from tests.depth import deep_count
-from tests.end_to_end.fault_parts import answer_to, bad_proxy, connect, jobs_of, read_until, submit
+from tests.end_to_end.fault_parts import answer_to, ask, bad_proxy, connect, jobs_of, read_until, submit
 from tests.end_to_end.harness import Running, gateway_here
-from tests.end_to_end.papers import PaperUpstream
+from tests.end_to_end.papers import PaperUpstream, png
 from tests.end_to_end.raw import BINARY, CLOSE, RawSocket
 from tests.end_to_end.records import Record, client
 
@@ -219,6 +219,117 @@ def _frames(opcode: int, payload: bytes, size: int) -> bytes:
     """Return as many small frames as `size` bytes hold."""
     frame = bytes([0x80 | opcode, 0x80 | len(payload)]) + b"\0\0\0\0" + payload
     return frame * (size // len(frame))
+
+
+# --- plain HTTP ---
+
+CHUNKED = b"POST /v1/nowhere HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+async def _plain(running: Running, head: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Open a connection and send the beginning of a request."""
+    port = int(running.url.rsplit(":", 1)[1])
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
+    writer.write(head)
+    return reader, writer
+
+
+async def _pour(writer: asyncio.StreamWriter, block: bytes, most: int, pause: float = 0) -> int:
+    """Write blocks until the connection is gone, `most` at most; returns how many bytes were taken."""
+    sent = 0
+    with contextlib.suppress(ConnectionError):
+        while sent < most:
+            writer.write(block)
+            await writer.drain()
+            sent += len(block)
+            await asyncio.sleep(pause)
+    return sent
+
+
+@pytest.mark.parametrize("block", [b"a: b\r\n" * 10_000, b"v" * 60_000])
+async def test_trailers_without_end_are_cut_off(tmp_path: Path, block: bytes) -> None:
+    """Many of them, or one that is long: nothing is kept, and the connection is closed."""
+    async with gateway_here(tmp_path, upstreams=[PaperUpstream()]) as running:
+        _, writer = await _plain(running, CHUNKED + b"0\r\nx: ")
+        assert await _pour(writer, block, 64 * 2**20) < 32 * 2**20
+        writer.transport.abort()
+
+
+async def test_extension_of_a_chunk_without_end_is_cut_off(tmp_path: Path) -> None:
+    """It is neither head nor body, and comes beside both."""
+    async with gateway_here(tmp_path, upstreams=[PaperUpstream()]) as running:
+        _, writer = await _plain(running, CHUNKED + b"5;x=")
+        assert await _pour(writer, b"v" * 60_000, 64 * 2**20) < 32 * 2**20
+        writer.transport.abort()
+
+
+async def test_trailer_is_no_header(tmp_path: Path) -> None:
+    """What it says counts for nothing, its credential least of all."""
+    async with gateway_here(tmp_path, upstreams=[PaperUpstream()]) as running:
+        told = f"Authorization: Bearer {running.key}\r\n".encode()
+        asked = CHUNKED.replace(b"/v1/nowhere", b"/v1/tickets") + b"2\r\n{}\r\n0\r\n"
+        reader, writer = await _plain(running, asked + told + b"\r\n")
+        assert b" 401 " in await asyncio.wait_for(reader.readline(), 10)
+        writer.transport.abort()
+        reader, writer = await _plain(
+            running, asked.replace(b"\r\n\r\n", b"\r\n" + told + b"\r\n", 1) + b"X-T: 1\r\n\r\n"
+        )
+        assert b" 200 " in await asyncio.wait_for(reader.readline(), 10)
+        writer.transport.abort()
+
+
+async def test_request_that_goes_on_after_its_answer_is_cut_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may come to its end, for some clients read only then, and another may follow; but not for ever."""
+    monkeypatch.setattr("gateway.edges.socket.LATE_SECONDS", 0.2)
+    async with gateway_here(tmp_path, upstreams=[PaperUpstream()]) as running:
+        reader, writer = await _plain(running, CHUNKED)
+        assert b" 404 " in await asyncio.wait_for(reader.readline(), 10)
+        assert await _pour(writer, b"1\r\nx\r\n", 6000, pause=0.01) < 6000
+        writer.transport.abort()
+        reader, writer = await _plain(running, CHUNKED)
+        assert b" 404 " in await asyncio.wait_for(reader.readline(), 10)
+        writer.write(b"0\r\n\r\nGET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+        assert b" 200 OK" in await asyncio.wait_for(reader.read(), 10)
+        writer.transport.abort()
+
+
+async def test_line_breaks_between_requests_hold_no_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are no request, so the next one's head has its time from the first of them."""
+    monkeypatch.setattr("gateway.edges.socket.HEAD_SECONDS", 0.2)
+    async with gateway_here(tmp_path, upstreams=[PaperUpstream()]) as running:
+        _, writer = await _plain(running, b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        assert await _pour(writer, b"\r\n", 600, pause=0.01) < 600
+        writer.transport.abort()
+
+
+@pytest.mark.parametrize("more", [b"", b"Connection: close\r\n"])
+async def test_reader_that_takes_nothing_of_an_answer_is_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: bytes
+) -> None:
+    """While its answer is sent, and as well if that was the last on its connection; another is not in its way."""
+    monkeypatch.setattr("gateway.edges.socket.READER_SECONDS", 0.2)
+    async with gateway_here(tmp_path, upstreams=[PaperUpstream()]) as running:
+        stored = await ask(running.url, "PUT", "/v1/assets", running.key, png(64, 64, (1, 2, 3), padding=15_000_000))
+        path = f"/v1/assets/{json.loads(stored.body)['asset']}"
+        told = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {running.key}\r\n".encode()
+        reader, writer = await _plain(running, told + more + b"\r\n")
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        answers = [one for one in asyncio.all_tasks() if "run_asgi" in repr(one)]
+        while not answers:
+            await asyncio.sleep(0.01)
+            answers = [one for one in asyncio.all_tasks() if "run_asgi" in repr(one)]
+        async with asyncio.timeout(10):
+            await asyncio.wait(answers)
+        writer.transport.resume_reading()  # type: ignore[attr-defined]
+        taken = 0
+        with contextlib.suppress(ConnectionError):
+            while part := await asyncio.wait_for(reader.read(2**16), 10):
+                taken += len(part)
+        assert 0 < taken < 15_000_000
+        assert len((await ask(running.url, "GET", path, running.key)).body) > 15_000_000
+        writer.transport.abort()
 
 
 # --- acknowledgements ---
