@@ -9,13 +9,16 @@ from starlette.routing import Route
 
 from gateway.core.records import AssetRecord
 from gateway.edges.http import answer, authenticate, matches, read_body
+from gateway.edges.room import Room
 from gateway.flow.node import Node
 from gateway.flow.pictures import told
 from protocol.errors import ClientFault
 from protocol.ids import is_asset_id
 
 MAX_UPLOADS: Final = 32
-"""Bodies that are read at once; each may be as large as the limit, and lies in memory until it is checked."""
+"""Large bodies at once; each may be as large as the limit, and lies in memory until it is stored."""
+MAX_UPLOADS_EACH: Final = 4
+"""Of one end user; more wait."""
 _TYPES: Final = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 _RANGE: Final = re.compile(r"bytes=(\d{0,18})-(\d{0,18})\Z")
 
@@ -25,7 +28,7 @@ class AssetRoutes:
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._uploads = 0
+        self._room = Room(MAX_UPLOADS, MAX_UPLOADS_EACH, "too many uploads at once")
 
     def routes(self) -> list[Route]:
         """Return the edge's routes."""
@@ -37,14 +40,10 @@ class AssetRoutes:
     async def put(self, request: Request) -> Response:
         """Store the body as an input image."""
         identity = await authenticate(request, self._node, "assets")
-        if self._uploads >= MAX_UPLOADS:
-            raise ClientFault("overloaded", "too many uploads at once", retry_after_ms=1000)
-        self._uploads += 1
-        try:
-            content = await read_body(request, self._node.limits.max_upload_bytes)
+        with self._room.lease() as enter:
+            max_bytes = self._node.limits.max_upload_bytes
+            content = await read_body(request, max_bytes, enter=lambda: enter(identity))
             record = await self._node.pictures.store_input(identity.tenant, content)
-        finally:
-            self._uploads -= 1
         return answer(told(record, self._node.asset_retention_ms))
 
     async def get(self, request: Request) -> Response:

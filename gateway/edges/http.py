@@ -3,7 +3,7 @@
 import asyncio
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 from urllib.parse import unquote_plus
@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Match
-from starlette.types import Receive
+from starlette.types import Message, Receive
 
 from gateway.core.records import Identity, JobRecord
 from gateway.core.scopes import Scope
@@ -29,6 +29,14 @@ T = TypeVar("T", bound=msgspec.Struct)
 STALLED_SECONDS: Final = 30.0
 LEAST_BYTES_PER_SECOND: Final = 1024
 """A body that comes drop by drop makes progress for ever; it must come at this rate besides."""
+SMALL: Final = 65_536
+"""Bytes of a body that take no room of which others might be in need."""
+LARGE_SECONDS: Final = 120.0
+"""For how long a body may take that is past `SMALL`: 16 MiB come in it at a little over a megabit a second."""
+LARGE_BYTES_PER_SECOND: Final = 32_768
+"""The least rate of such a body, once it has had `STALLED_SECONDS`."""
+JOINED_HERE: Final = 1_048_576
+"""Bytes that are put together on the loop itself, in half a millisecond; more goes to a thread."""
 SCOPES: Final[Mapping[Right, Scope]] = {"watch": "read", "cancel": "cancel"}
 """What a credential needs where a grant needs a right."""
 _SHOWN: Final = frozenset(
@@ -162,8 +170,33 @@ def _no_job() -> ClientFault:
 # --- what was sent ---
 
 
-async def read_body(request: Request, max_bytes: int, stalled_seconds: float = STALLED_SECONDS) -> bytes:
-    """Return the request's body of at most `max_bytes`. Raises `ClientFault`; nothing over the limit is kept."""
+@dataclass(frozen=True, slots=True)
+class _Pace:
+    """How fast a body must come, from when it had so many bytes; seconds, and bytes a second."""
+
+    stalled: float
+    rate: int
+    began: float
+    had: int = 0
+    longest: float = math.inf
+
+    def latest(self, size: int, now: float) -> float:
+        """Return until when the next byte must come."""
+        by_rate = self.began + self.stalled + (size - self.had) / self.rate
+        return min(now + self.stalled, by_rate, self.began + self.longest)
+
+
+async def read_body(
+    request: Request,
+    max_bytes: int,
+    stalled_seconds: float = STALLED_SECONDS,
+    enter: Callable[[], Awaitable[None]] | None = None,
+) -> bytes:
+    """Return the request's body of at most `max_bytes`. Raises `ClientFault`; nothing over the limit is kept.
+
+    `enter` is awaited before more than `SMALL` bytes are read: it takes room for a large body, which must then come at
+    the pace of one.
+    """
     declared = request.headers.get("content-length", "0")
     if int(declared) > max_bytes:
         # Who sends a little too much may end and read why; reading on and on from who sends far more helps nobody.
@@ -173,24 +206,34 @@ async def read_body(request: Request, max_bytes: int, stalled_seconds: float = S
     parts: list[bytes] = []
     size, more = 0, True
     clock = asyncio.get_running_loop()
-    began = clock.time()
+    pace = _Pace(stalled_seconds, LEAST_BYTES_PER_SECOND, clock.time())
     while more:
-        latest = began + stalled_seconds + size / LEAST_BYTES_PER_SECOND
-        try:
-            async with asyncio.timeout_at(min(clock.time() + stalled_seconds, latest)):
-                message = await request.receive()
-        except TimeoutError:
-            _close_after(request)
-            raise ClientFault("bad_request", "the body came too slowly", details={"path": "body"}) from None
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnect
+        message = await _next(request, pace.latest(size, clock.time()))
         part = message.get("body", b"")
         size, more = size + len(part), message.get("more_body", False)
         if size > max_bytes:
             _close_after(request)
             raise _too_large(max_bytes)
         parts.append(part)
-    return b"".join(parts)
+        if enter is not None and size > SMALL:
+            await enter()
+            enter = None
+            pace = _Pace(stalled_seconds, LARGE_BYTES_PER_SECOND, clock.time(), size, LARGE_SECONDS)
+    # The interpreter is let go while so many bytes are put together, so a thread leaves the loop free.
+    return b"".join(parts) if size <= JOINED_HERE else await asyncio.to_thread(b"".join, parts)
+
+
+async def _next(request: Request, latest: float) -> Message:
+    """Return what comes next of a body. Raises `ClientFault` if nothing does until `latest`."""
+    try:
+        async with asyncio.timeout_at(latest):
+            message = await request.receive()
+    except TimeoutError:
+        _close_after(request)
+        raise ClientFault("bad_request", "the body came too slowly", details={"path": "body"}) from None
+    if message["type"] == "http.disconnect":
+        raise ClientDisconnect
+    return message
 
 
 async def read_fields(request: Request, kind: type[T], max_bytes: int) -> T:

@@ -1,8 +1,12 @@
+import asyncio
 import hashlib
 import io
+from collections.abc import AsyncIterator
 
 import pytest
 
+from gateway.edges.assets import MAX_UPLOADS_EACH
+from gateway.edges.http import SMALL
 from tests.gateway.edges.conftest import Site
 from tests.gateway.node import picture_bytes
 
@@ -46,6 +50,27 @@ async def test_put_refuses_a_body_over_the_limit_before_it_is_read(site: Site) -
     """The declared length is enough to refuse."""
     answer = await site.ask("PUT", "/v1/assets", data=io.BytesIO(bytes(site.test.node.limits.max_upload_bytes + 1)))
     assert (answer.status, answer.code) == (413, "payload_too_large")
+
+
+async def test_uploads_of_one_user_are_not_in_the_way_of_anothers(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever has as many under way as one may have waits, and is refused after a while; another is not."""
+    monkeypatch.setattr("gateway.edges.room.WAIT_SECONDS", 0.1)
+    large = picture_bytes("PNG", 64, shade=9) + bytes(2 * SMALL)
+    ends = asyncio.Event()
+
+    async def slowly() -> AsyncIterator[bytes]:
+        yield large[: SMALL + 1]
+        await ends.wait()
+        yield large[SMALL + 1 :]
+
+    slow = [asyncio.create_task(site.ask("PUT", "/v1/assets", data=slowly())) for _ in range(MAX_UPLOADS_EACH)]
+    while (refused := await site.ask("PUT", "/v1/assets", data=large)).status == 200:
+        await asyncio.sleep(0.01)  # the slow ones are on their way
+    assert (refused.status, refused.code, refused.headers["Retry-After"]) == (503, "overloaded", "1")
+    assert (await site.ask("PUT", "/v1/assets", data=large, key=await site.test.add_key("other"))).status == 200
+    assert (await site.ask("PUT", "/v1/assets", data=PICTURE)).status == 200
+    ends.set()
+    assert {(await one).status for one in slow} == {200}
 
 
 async def test_get_gives_the_bytes_for_good(site: Site) -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.requests import ClientDisconnect, Request
 
-from gateway.edges.http import read_body, redact, refusal
+from gateway.edges.http import SMALL, read_body, redact, refusal
 from protocol.errors import ClientFault
 from tests.gateway.edges.conftest import Site
 
@@ -77,6 +77,41 @@ async def test_trickling_body_is_given_up() -> None:
     request = Request({"type": "http", "method": "PUT", "path": "/", "headers": []}, receive)
     with pytest.raises(ClientFault, match="too slowly"):
         await read_body(request, 10, stalled_seconds=0.05)
+
+
+async def test_large_body_takes_room_once_it_is_more_than_a_small_one() -> None:
+    """And not before: whoever sends little is in nobody's way."""
+    asked: list[str] = []
+
+    async def enter() -> None:
+        asked.append("room")
+
+    assert len(await read_body(request_of(b"x" * SMALL), 10 * SMALL, enter=enter)) == SMALL
+    assert asked == []
+    assert len(await read_body(request_of(*[b"x" * SMALL] * 4), 10 * SMALL, enter=enter)) == 4 * SMALL
+    assert asked == ["room"]
+
+
+@pytest.mark.parametrize("bound,value", [("LARGE_SECONDS", 0.05), ("LARGE_BYTES_PER_SECOND", 10**9)])
+async def test_large_body_that_is_slow_is_given_up(monkeypatch: pytest.MonkeyPatch, bound: str, value: float) -> None:
+    """It holds what others wait for: for so long at most, and not at the rate that is enough for a small one."""
+    monkeypatch.setattr(f"gateway.edges.http.{bound}", value)
+    came = 0
+
+    async def receive() -> dict[str, Any]:
+        nonlocal came
+        await asyncio.sleep(0)
+        came += 1
+        return {"type": "http.request", "body": b"x" * (SMALL + 1) if came == 1 else b"x" * 10, "more_body": True}
+
+    async def enter() -> None:
+        return
+
+    request = Request({"type": "http", "method": "PUT", "path": "/", "headers": []}, receive)
+    with pytest.raises(ClientFault, match="too slowly"):
+        await read_body(request, 10**8, stalled_seconds=0.05, enter=enter)
+    assert came > 1
+    assert request.scope["safelight.close"]
 
 
 async def test_body_of_who_left_is_nobodys_fault() -> None:
