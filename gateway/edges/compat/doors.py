@@ -24,7 +24,7 @@ from gateway.edges.compat.bodies import Bodies
 from gateway.edges.compat.dialect import Dialect, Result, Trouble, View, Wish
 from gateway.edges.compat.fitting import fitted
 from gateway.edges.compat.headers import rate_headers, trouble_headers
-from gateway.edges.compat.patience import Manners, PatientAnswer, Waiting
+from gateway.edges.compat.patience import Caller, Manners, PatientAnswer, Waiting
 from gateway.edges.compat.pictures import DoorPictures
 from gateway.edges.compat.results import collect
 from gateway.edges.http import authenticate
@@ -50,6 +50,7 @@ class Begun:
     """A job that a door has asked for."""
 
     job: str
+    who: Caller
     policy: OnDisconnect
     headers: dict[str, str]
     """What all doors say beside their answer to it."""
@@ -73,7 +74,7 @@ class Doors:
         self.node = node
         self.terms = terms
         self.bodies = Bodies(terms.max_body, node.limits.max_upload_bytes)
-        self.waiting = Waiting()
+        self.waiting = Waiting(2 * node.limits.max_jobs)
         self.pictures = DoorPictures(node.pictures, transcoder)
         self._chance = chance
 
@@ -132,12 +133,15 @@ class Doors:
 
         `ref` is the job's if the client sent no key; `ignored` is what the dialect left out by itself.
         """
+        who = (identity.tenant, identity.subject)
+        if "respond-async" not in _preferences(request):
+            self.waiting.check(who)
         wish, left_out = self.fitted(wish)
         policy = self.policy(request)
         made = await self.submit(request, identity, wish, policy, ref)
         ignored = sorted({*ignored, *(dialect.names.get(name, name) for name in left_out)})
         headers = self._headers(request, dialect, made.job.id, ignored)
-        return Begun(made.job.id, policy, headers)
+        return Begun(made.job.id, who, policy, headers)
 
     async def answer(self, request: Request, begun: Begun, dialect: Dialect, view: View) -> Any:
         """Return the answer that waits for a job, or what `view.accepted` says if that is preferred."""
@@ -153,7 +157,7 @@ class Doors:
         )
         return PatientAnswer(
             begun.job, _Ending(self, request, dialect, view), manners, feeds=self.node.feeds, clock=self.node.clock,
-            supervisor=self.node.supervisor, waiting=self.waiting, headers=headers,
+            supervisor=self.node.supervisor, waiting=self.waiting, who=begun.who, headers=headers,
         )  # fmt: skip
 
     async def ended(self, feed: Feed, tell: Callable[[Result], Awaitable[T]]) -> T | Trouble:

@@ -10,9 +10,10 @@ it at a door of this node; either way what it came to can be fetched.
 """
 
 import asyncio
+from collections import Counter
 from dataclasses import dataclass
 from math import inf
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -22,9 +23,14 @@ from gateway.edges.http import until_gone
 from gateway.flow.feeds import Feed, Feeds
 from gateway.flow.supervise import Supervisor
 from gateway.ports import Clock
+from protocol.errors import ClientFault
 from protocol.ladder import Rung
 
 SPACE = b" "
+MOST_OF_JOB: Final = 16
+"""Requests that may wait for one job: each is answered with its pictures."""
+Caller = tuple[str, str]
+"""The account, and the end user under it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +96,7 @@ class PatientAnswer:
         clock: Clock,
         supervisor: Supervisor,
         waiting: "Waiting",
+        who: Caller,
         headers: dict[str, str],
     ) -> None:
         self._job = job
@@ -99,6 +106,7 @@ class PatientAnswer:
         self._clock = clock
         self._supervisor = supervisor
         self._waiting = waiting
+        self._who = who
         self._headers = headers
         self._watch = Watch()
         self._began = clock.now()
@@ -108,9 +116,16 @@ class PatientAnswer:
         return f"PatientAnswer({self._job}, has_begun={self._has_begun})"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        feed = await self._feeds.open(self._job)
-        self._feeds.follow(feed, self._watch)
-        self._waiting.enter(self._job, self._watch)
+        self._waiting.enter(self._job, self._watch, self._who)
+        try:
+            feed = await self._feeds.open(self._job)
+            self._feeds.follow(feed, self._watch)
+            await self._answer(feed, scope, receive, send)
+        finally:
+            self._waiting.leave(self._job, self._watch)
+            self._feeds.leave(self._job, self._watch)
+
+    async def _answer(self, feed: Feed, scope: Scope, receive: Receive, send: Send) -> None:
         listener = self._supervisor.start(until_gone(receive), "door reader")
         listener.add_done_callback(lambda _: self._watch.news.set())
         try:
@@ -119,8 +134,6 @@ class PatientAnswer:
                 await self._give(response, scope, receive, send)
         finally:
             listener.cancel()
-            self._waiting.leave(self._job, self._watch)
-            self._feeds.leave(self._job, self._watch)
 
     async def _wait(self, feed: Feed, listener: "asyncio.Task[None]", send: Send) -> Response | None:
         """Return the answer once there is one, `None` if there is nobody left to give it to."""
@@ -166,10 +179,16 @@ class PatientAnswer:
 
 
 class Waiting:
-    """Who waits at the doors of this node, for which jobs."""
+    """Who waits at the doors of this node, for which jobs.
 
-    def __init__(self) -> None:
-        self._watches: dict[str, set[Watch]] = {}
+    `most_of_caller` is how many requests of one caller may wait: as many as may run, and beside them those that join
+    the job of another and those whose answer is on its way.
+    """
+
+    def __init__(self, most_of_caller: int) -> None:
+        self._most_of_caller = most_of_caller
+        self._watches: dict[str, dict[Watch, Caller]] = {}
+        self._callers = Counter[Caller]()
         self.is_over = False
 
     def __len__(self) -> int:
@@ -179,16 +198,32 @@ class Waiting:
         """How many wait for a job."""
         return len(self._watches.get(job, ()))
 
-    def enter(self, job: str, watch: Watch) -> None:
-        """Somebody waits for a job."""
-        self._watches.setdefault(job, set()).add(watch)
+    def check(self, who: Caller) -> None:
+        """Raise `ClientFault` if as many requests of a caller wait as may; ask before there is a job."""
+        if self._callers[who] >= self._most_of_caller:
+            message = f"at most {self._most_of_caller} requests may wait"
+            raise ClientFault("concurrency_limit", message, retry_after_ms=1000)
+
+    def enter(self, job: str, watch: Watch, who: Caller) -> None:
+        """Somebody waits for a job. Raises `Trouble` where too many do already; the job goes on."""
+        if self.count(job) >= MOST_OF_JOB:
+            raise Trouble("concurrency_limit", f"at most {MOST_OF_JOB} requests may wait for a job", 1000, job=job)
+        try:
+            self.check(who)
+        except ClientFault as fault:
+            raise Trouble.of(fault, job) from fault
+        self._watches.setdefault(job, {})[watch] = who
+        self._callers[who] += 1
 
     def leave(self, job: str, watch: Watch) -> None:
         """Somebody waits no more."""
-        watches = self._watches.get(job, set())
-        watches.discard(watch)
+        watches = self._watches[job]
+        who = watches.pop(watch)
+        self._callers[who] -= 1
+        if not self._callers[who]:
+            del self._callers[who]
         if not watches:
-            self._watches.pop(job, None)
+            del self._watches[job]
 
     def drain(self) -> None:
         """End every wait: the node stops."""

@@ -8,13 +8,11 @@ from typing import Any, Final
 import msgspec
 
 from gateway.core.normal import Request
-from gateway.edges.compat.a1111.fields import TABLES
+from gateway.edges.compat.a1111.fields import TABLES, WITH_PICTURES
 from gateway.edges.compat.a1111.tables import ERRORS, NAMES, SAID, SAMPLERS, SCHEDULERS, TYPES
 from gateway.edges.compat.bodies import encode_picture
 from gateway.edges.compat.dialect import Result, Trouble
 
-_UNTOLD: Final = frozenset({"init_images", "mask", "alwayson_scripts"})
-"""Fields with pictures, which would make an answer as large as its request."""
 _PART: Final = re.compile(r"[^.\[\]]+")
 
 
@@ -32,7 +30,7 @@ def parameters_of(operation: str, fields: dict[str, Any]) -> dict[str, Any]:
     """Return the request with the web UI's defaults for what it left out, and without pictures."""
     table = TABLES[operation]
     told = {name: fields.get(name, default) for name, (_, default) in table.items()}
-    return {name: table[name][1] if name in _UNTOLD else value for name, value in told.items()}
+    return {name: table[name][1] if name in WITH_PICTURES else value for name, value in told.items()}
 
 
 def pictures(result: Result, contents: list[bytes], asked: Asked) -> bytes:

@@ -120,6 +120,10 @@ EXTRAS: Final[dict[str, tuple[Treatment, Any]]] = {
     "upscale_first": ("idle", False),
     "image": ("effect", ""),
 }
+WITH_PICTURES: Final = frozenset({"image", "init_images", "mask", "alwayson_scripts"})
+"""Fields that may be large, and are not repeated."""
+MOST_WORDS: Final = 65_536
+"""Letters, digits and values of all other fields together: an answer repeats them, and waits with them for its job."""
 TABLES: Final = {"txt2img": COMMON | TXT2IMG | LAST, "img2img": COMMON | IMG2IMG | LAST}
 """All fields of a generation, in the order in which an answer repeats them."""
 
@@ -184,6 +188,28 @@ def refuse(fields: dict[str, Any], table: dict[str, tuple[Treatment, Any]]) -> N
         treatment, default = table.get(name, ("idle", None))
         if treatment == "refused" and means_something(value, default):
             raise ClientFault("invalid_param", f"{name} has no effect here", details={"path": name})
+
+
+def bound(fields: dict[str, Any], table: dict[str, tuple[Treatment, Any]]) -> None:
+    """Raise `ClientFault` if the fields that say something beside the pictures are large."""
+    words = [value for name, value in fields.items() if name in table and name not in WITH_PICTURES]
+    if _is_over(words, MOST_WORDS):
+        message = f"the fields beside the pictures have at most {MOST_WORDS} characters"
+        raise ClientFault("payload_too_large", message, details={"path": "body"})
+
+
+def _is_over(value: object, most: int) -> bool:
+    """Whether a JSON value has more letters, digits and values than that; no more of it is looked at."""
+    unseen = [value]
+    while unseen and most >= 0:
+        one = unseen.pop()
+        if isinstance(one, str | list | dict):
+            most -= len(one)
+        if isinstance(one, int):
+            most -= one.bit_length() // 3
+        if isinstance(one, list | dict) and most >= 0:
+            unseen += [*one, *one.values()] if isinstance(one, dict) else one
+    return most < 0
 
 
 def told(fields: dict[str, Any], table: dict[str, tuple[Treatment, Any]]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from gateway.core.records import Identity
 from gateway.core.scopes import Scope
 from gateway.edges.compat.a1111 import answers, lists, wire
 from gateway.edges.compat.a1111.callers import Chosen, identify
-from gateway.edges.compat.a1111.fields import EXTRAS, TABLES, Extras, ImageToImage, TextToImage, refuse, told
+from gateway.edges.compat.a1111.fields import EXTRAS, TABLES, Extras, ImageToImage, TextToImage, bound, refuse, told
 from gateway.edges.compat.a1111.inputs import Inputs
 from gateway.edges.compat.a1111.tables import NAMES
 from gateway.edges.compat.a1111.views import EnlargedView, PicturesView
@@ -188,6 +188,7 @@ class A1111Door:
         body = await self._fields(request)
         fields = {name: value for name, value in body.items() if value is not None}
         refuse(fields, table)
+        bound(fields, table)
         return identity, fields
 
     def _model(self, identity: Identity, asked: TextToImage | ImageToImage) -> str | None:

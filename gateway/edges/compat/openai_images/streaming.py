@@ -93,12 +93,19 @@ class ImageStream(Watch):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         doors, job = self._doors, self._begun.job
-        request = await doors.node.jobs.request(job)
+        doors.waiting.enter(job, self, self._begun.who)
+        try:
+            feed = self._feed = await doors.node.feeds.open(job)
+            doors.node.feeds.follow(feed, self)
+            await self._answer(feed, receive, send)
+        finally:
+            doors.waiting.leave(job, self)
+            doors.node.feeds.leave(job, self)
+
+    async def _answer(self, feed: Feed, receive: Receive, send: Send) -> None:
+        request = await self._doors.node.jobs.request(feed.tail.job)
         told = {} if request is None else described(self._shape, request.width, request.height)
-        feed = self._feed = await doors.node.feeds.open(job)
-        doors.node.feeds.follow(feed, self)
-        doors.waiting.enter(job, self)
-        listener = doors.node.supervisor.start(until_gone(receive), "door reader")
+        listener = self._doors.node.supervisor.start(until_gone(receive), "door reader")
         listener.add_done_callback(lambda _: self.news.set())
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self._headers()})
@@ -107,8 +114,6 @@ class ImageStream(Watch):
             await send({"type": "http.response.body", "body": last, "more_body": False})
         finally:
             listener.cancel()
-            doors.waiting.leave(job, self)
-            doors.node.feeds.leave(job, self)
 
     def _headers(self) -> list[tuple[bytes, bytes]]:
         told = _HEADERS | self._begun.headers

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
+from gateway.edges.compat.patience import MOST_OF_JOB
 from gateway.ledger import schema
 from gateway.upstreams.stability_v1 import Engine, StabilityV1
 from protocol.client import Client
@@ -17,6 +18,7 @@ from tests.gateway.edges.compat.stability_v1.test_routes import ASKED, TEXT, b64
 from tests.gateway.parts import migrated
 from tests.pictures import flat
 
+MAKE = "/v1/images/generations"
 NATIVE = {
     "task": "txt2img",
     "model": "easel",
@@ -66,8 +68,27 @@ async def test_an_empty_key_is_none(door: Door, key: str) -> None:
     answers = [await door.ask("POST", TEXT, body, idempotency_key=key) for body in words]
     assert [answer.status for answer in answers] == [200, 200]
     counted = {"x_stainless_retry_count": "1", "idempotency_key": key}
-    lost = [await door.ask("POST", "/v1/images/generations", {"prompt": "p"}, **counted) for _ in range(2)]
+    lost = [await door.ask("POST", MAKE, {"prompt": "p"}, **counted) for _ in range(2)]
     assert len({answer.headers["X-Job-Id"] for answer in (*answers, *lost)}) == 4
+
+
+async def test_only_so_many_wait_for_one_job(door: Door) -> None:
+    """One more is told whose job it is and when to come back; and a caller of whom too many wait makes no other job."""
+    door.easel.hold, waiting, words = asyncio.Event(), door.running.gateway.doors.waiting, {"prompt": "p"}
+    asked = [asyncio.ensure_future(door.ask("POST", MAKE, words, idempotency_key="k")) for _ in range(MOST_OF_JOB)]
+    while len(waiting) < MOST_OF_JOB:
+        await asyncio.sleep(0.01)
+    for more in ({}, {"stream": True}):
+        refused = await door.ask("POST", MAKE, words | more, idempotency_key="k")
+        assert (refused.status, refused.headers["Retry-After"]) == (429, "1")
+        assert [refused.headers["X-Job-Id"]] == list(waiting._watches)
+    waiting._most_of_caller = MOST_OF_JOB
+    refused = await door.ask("POST", MAKE, words)
+    assert (refused.status, "X-Job-Id" in refused.headers) == (429, False)
+    assert (await door.ask("POST", MAKE, words, prefer="respond-async")).status == 202
+    door.easel.hold.set()
+    assert {(await one).status for one in asked} == {200}
+    assert (len(waiting), len(waiting._callers)) == (0, 0)
 
 
 async def test_gateway_stands_before_a_gateway(tmp_path: Any) -> None:

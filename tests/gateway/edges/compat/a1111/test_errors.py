@@ -5,7 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from gateway.core.records import Plan
+from gateway.edges.compat.a1111.fields import MOST_WORDS
 from tests.answers import Answer
 from tests.gateway.edges.compat.a1111.test_routes import API, ASKED, INIT, b64, basic
 from tests.gateway.edges.compat.conftest import EASEL, Door, Easel, open_door
@@ -119,6 +122,19 @@ async def test_other_fields_that_are_refused(door: Door) -> None:
     for broken in (b"{", b"\xff"):
         assert told(await door.ask("POST", f"{API}/txt2img", broken)) == (422, ("json_invalid", "body"))
     assert told(await door.ask("POST", f"{API}/txt2img", b"[]"))[1][:2] == ("dict_type", "body")
+
+
+@pytest.mark.parametrize("fields", [
+    {"prompt": "x" * MOST_WORDS},
+    {"override_settings": {"x": "y" * MOST_WORDS}},
+    {"styles": ["x"] * MOST_WORDS},
+    {"s_noise": [[{"x": 10**99}] * 1999] * 2, "script_args": [10**99] * 1999},
+])  # fmt: skip
+async def test_what_an_answer_repeats_is_bounded(door: Door, fields: Json) -> None:
+    """It is kept while the request waits; pictures and unknown names are not repeated, and may be large."""
+    assert told(await door.ask("POST", f"{API}/txt2img", ASKED | fields))[0] == 413
+    more = {"unheard_of": "x" * MOST_WORDS, "alwayson_scripts": {"another": {"args": ["x" * MOST_WORDS]}}}
+    assert told(await door.ask("POST", f"{API}/img2img", ASKED | more))[0] == 404  # there is no picture
 
 
 async def test_credentials(door: Door) -> None:
