@@ -20,7 +20,7 @@ from gateway.core.routing import Route, Standing, ranked
 from gateway.core.scopes import Restriction
 from gateway.flow.catalog import Catalog
 from gateway.flow.feeds import Feeds
-from gateway.flow.pictures import Pictures
+from gateway.flow.pictures import Brought, Pictures
 from gateway.ports import Clock, Ledger
 from protocol.errors import ClientFault
 from protocol.ids import make_ulid
@@ -76,17 +76,28 @@ class Admission:
         self._buckets: dict[tuple[str, float], TokenBucket] = {}
 
     async def submit(
-        self, identity: Identity, submit: Submit, uploads: Mapping[str, str], session: str | None
+        self,
+        identity: Identity,
+        submit: Submit,
+        uploads: Mapping[str, str],
+        session: str | None,
+        brought: Sequence[Brought] = (),
     ) -> Submitted:
         """Make the job that `submit` asks for, or return the one that its ref has. Raises `ClientFault`.
 
-        `uploads` are the assets of the connection's uploads by id.
+        `uploads` are the assets of the connection's uploads by id. `brought` are inputs that came along with the
+        submit: they are kept once nothing but the ledger can refuse it.
         """
         identity.require("generate")
+        if brought:
+            identity.require("assets")
         self._check_rate(identity)
         routes = self._routes(submit, identity.restriction)
-        inputs = await self._inputs(identity, submit, uploads)
+        pictures = {one.asset: one for one in brought}
+        inputs = await self._inputs(identity, submit, uploads, pictures)
         request, upstream, price = self._choose(submit, routes, decode_params(submit.params), inputs, identity)
+        for one in pictures.values():
+            await self._pictures.keep(identity.tenant, one)
         new = self._new_job(identity, submit, session, upstream, request, inputs, price)
         made = await self._ledger.jobs.submit(new)
         if not made.duplicate:
@@ -182,7 +193,9 @@ class Admission:
         names = tuple(route.model.upstream for route in (best, *alike)) if alike else ()
         return structs.replace(request, alternatives=names), best.model.upstream, price
 
-    async def _inputs(self, identity: Identity, submit: Submit, uploads: Mapping[str, str]) -> list[InputImage]:
+    async def _inputs(
+        self, identity: Identity, submit: Submit, uploads: Mapping[str, str], brought: Mapping[str, Brought]
+    ) -> list[InputImage]:
         if len(submit.inputs) > self._limits.max_inputs:
             raise ClientFault("invalid_param", f"at most {self._limits.max_inputs} inputs", details={"path": "inputs"})
         found = []
@@ -195,7 +208,10 @@ class Admission:
                 raise ClientFault(
                     "asset_not_found", "this connection has no such upload", details={"path": f"{path}.upload"}
                 )
-            image = await self._pictures.input(identity.tenant, one.role, asset)
+            if (kept := brought.get(asset)) is not None:
+                image = InputImage(one.role, asset, kept.picture.width, kept.picture.height)
+            else:
+                image = await self._pictures.input(identity.tenant, one.role, asset)
             found.append(
                 structs.replace(
                     image,

@@ -31,6 +31,14 @@ class Stored:
     content: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Brought:
+    """A client's picture that was checked and is not kept yet, and the id that it will have."""
+
+    asset: str
+    picture: Picture
+
+
 class Pictures:
     """The tenants' pictures."""
 
@@ -43,7 +51,11 @@ class Pictures:
 
     async def store_input(self, tenant: str, content: bytes) -> AssetRecord:
         """Check and keep a client's picture. Raises `ClientFault`, and keeps nothing then."""
-        return await self._keep(tenant, self.checked(content))
+        return await self.keep(tenant, await self.brought(content))
+
+    async def brought(self, content: bytes) -> Brought:
+        """Check a client's picture, for `keep` once it is needed. Raises `ClientFault`."""
+        return await _named(self.checked(content))
 
     def checked(self, content: bytes) -> Picture:
         """Return a client's picture as its head tells it. Raises `ClientFault` if it is none, or over a limit."""
@@ -63,7 +75,7 @@ class Pictures:
 
     async def store_output(self, tenant: str, picture: Picture) -> AssetRecord:
         """Keep a finished picture; when this returns, it may be promised."""
-        return await self._keep(tenant, picture)
+        return await self.keep(tenant, await _named(picture))
 
     async def input(self, tenant: str, role: str, asset: str) -> InputImage:
         """Return a tenant's asset as an input. Raises `ClientFault` `asset_not_found`."""
@@ -96,10 +108,9 @@ class Pictures:
                 await self._blobs.delete(tenant, asset)
         return len(expired)
 
-    async def _keep(self, tenant: str, picture: Picture) -> AssetRecord:
-        # A hash of 16 MiB would hold the loop up; one of a few KiB is sooner made than handed over.
-        large = len(picture.content) > HASHED_HERE
-        asset = await asyncio.to_thread(asset_id, picture.content) if large else asset_id(picture.content)
+    async def keep(self, tenant: str, brought: Brought) -> AssetRecord:
+        """Keep a picture; when this returns, it may be promised."""
+        asset, picture = brought.asset, brought.picture
         record = AssetRecord(
             tenant, asset, picture.format, picture.width, picture.height, len(picture.content), self._expiry()
         )
@@ -114,6 +125,13 @@ class Pictures:
 
     def _expiry(self) -> int:
         return self._clock.time_ms() + self._retention_ms
+
+
+async def _named(picture: Picture) -> Brought:
+    # A hash of 16 MiB would hold the loop up; one of a few KiB is sooner made than handed over.
+    large = len(picture.content) > HASHED_HERE
+    asset = await asyncio.to_thread(asset_id, picture.content) if large else asset_id(picture.content)
+    return Brought(asset, picture)
 
 
 def told(record: AssetRecord, retention_ms: int, upload: str | UnsetType = UNSET) -> AssetStored:

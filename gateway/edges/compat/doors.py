@@ -137,11 +137,10 @@ class Doors:
         if "respond-async" not in _preferences(request):
             self.waiting.check(who)
         wish, left_out = self.fitted(wish)
-        policy = self.policy(request)
-        made = await self.submit(request, identity, wish, policy, ref)
+        made = await self.submit(request, identity, wish, ref)
         ignored = sorted({*ignored, *(dialect.names.get(name, name) for name in left_out)})
         headers = self._headers(request, dialect, made.job.id, ignored)
-        return Begun(made.job.id, who, policy, headers)
+        return Begun(made.job.id, who, self.policy(request), headers)
 
     async def answer(self, request: Request, begun: Begun, dialect: Dialect, view: View) -> Any:
         """Return the answer that waits for a job, or what `view.accepted` says if that is preferred."""
@@ -184,17 +183,19 @@ class Doors:
         request: Request,
         identity: Identity,
         wish: Wish,
-        policy: OnDisconnect = "continue",
         ref: str | None = None,
     ) -> Submitted:
-        """Store the wish's pictures and submit it; a repeated `Idempotency-Key` joins its job. Raises `ClientFault`."""
-        inputs = [await self.pictures.stored(identity.tenant, one) for one in wish.sent]
+        """Submit a wish with its pictures; a repeated `Idempotency-Key` joins its job. Raises `ClientFault`.
+
+        What becomes of the job when its client goes away is the door's matter: no two requests differ by it.
+        """
+        brought = [await self.pictures.brought(one) for one in wish.sent]
         given = {name: value for name, value in wish.params.items() if value is not None}
         asked = Submit(
             ref=self._ref(request, ref), task=wish.task, model=wish.model or UNSET,
-            params=Raw(msgspec.json.encode(given)), inputs=inputs, on_disconnect=policy,
+            params=Raw(msgspec.json.encode(given)), inputs=[one for one, _ in brought],
         )  # fmt: skip
-        return await self.node.admission.submit(identity, asked, {}, None)
+        return await self.node.admission.submit(identity, asked, {}, None, [kept for _, kept in brought])
 
     def fitted(self, wish: Wish) -> tuple[Wish, frozenset[str]]:
         """Return the wish for the model that its name means, and the hints that this has no use for."""

@@ -9,7 +9,7 @@ import msgspec
 
 from gateway.core.reports import Picture
 from gateway.edges.compat.dialect import Piece, Sent, Trouble
-from gateway.flow.pictures import Pictures
+from gateway.flow.pictures import Brought, Pictures
 from gateway.ports import MaskSource, Transcoder
 from protocol.errors import ClientFault
 from protocol.ladder import Rung
@@ -27,12 +27,12 @@ class DoorPictures:
         self._pictures = pictures
         self._transcoder = transcoder
 
-    async def stored(self, tenant: str, one: Sent) -> Input:
-        """Store a picture that came along, and return what a submit says of it. Raises `ClientFault`."""
+    async def brought(self, one: Sent) -> tuple[Input, Brought]:
+        """Check a picture that came along, and return what a submit says of it too. Raises `ClientFault`."""
         options = {name: value for name in _OPTIONS if (value := getattr(one, name)) is not None}
         try:
-            record = await self._pictures.store_input(tenant, one.content)
-            return msgspec.convert({"role": one.role, "asset": record.id, **options}, Input)
+            brought = await self._pictures.brought(one.content)
+            return msgspec.convert({"role": one.role, "asset": brought.asset, **options}, Input), brought
         except ClientFault as fault:
             fault.details = {**fault.details, "path": one.name}
             raise

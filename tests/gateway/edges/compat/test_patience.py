@@ -212,6 +212,26 @@ async def test_job_that_others_wait_for_is_not_canceled(tmp_path: Path) -> None:
 
 
 @patiently
+async def test_one_key_is_one_job_however_its_client_leaves(tmp_path: Path) -> None:
+    """The policy of a request is no part of what it asks for; a job that went with its client stays the key's."""
+    upstream = ScriptedUpstream(paints(seconds=5))
+    async with open_hall(tmp_path, upstream) as hall:
+        calls = [Call(), Call(), Call()]
+        asked = hall.start(calls[0], idempotency_key="k")
+        job = await hall.job("k")
+        joined = hall.start(calls[1], idempotency_key="k", x_on_disconnect="cancel")
+        await until(lambda: hall.doors.waiting.count(job) == 2)
+        calls[0].left.set()
+        await asked
+        calls[1].left.set()
+        await joined
+        await hall.studio.ended(job)
+        await hall.ask(calls[2], idempotency_key="k")
+        assert (calls[2].status, json.loads(calls[2].body)["name"]) == (409, "canceled")
+        assert len(upstream.orders) == 1
+
+
+@patiently
 async def test_stopping_node_lets_nobody_wait(tmp_path: Path) -> None:
     """503 with the job's id; the same key finds it again."""
     async with open_hall(tmp_path, ScriptedUpstream(paints(seconds=5))) as hall:

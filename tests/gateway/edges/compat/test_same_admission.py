@@ -144,9 +144,10 @@ async def test_one_key_is_one_job_at_every_door(door: Door, watched: Watched, ca
     assert {(await SPEAKERS[name](door, changed, "")).code for name in names} == {"idempotency_conflict"}
 
 
-async def test_policy_of_a_client_that_goes_away_is_the_same(door: Door, watched: Watched) -> None:
-    """Whether it is a field or a header."""
+async def test_policy_of_a_client_that_goes_away_is_its_edges(door: Door, watched: Watched) -> None:
+    """A field says what becomes of the job with its session; a header is the door's matter, for it has no session."""
     for name, speak in SPEAKERS.items():
         watched.forget()
         assert (await speak(door, Asked(on_disconnect="cancel"), "")).job
-        assert [new.on_disconnect for new in watched.jobs] == ["cancel"], name
+        expected = "cancel" if name in {"rest", "websocket"} else "continue"
+        assert [new.on_disconnect for new in watched.jobs] == [expected], name

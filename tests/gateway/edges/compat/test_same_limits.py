@@ -11,9 +11,10 @@ import pytest
 from gateway.core.records import Identity, NewJob, Plan
 from gateway.core.scopes import END_USER, Restriction
 from gateway.flow.access import Access
+from gateway.flow.pictures import Brought, Pictures
 from protocol.errors import ClientFault
 from tests.gateway.edges.compat.conftest import EASEL, Door, Easel, open_door
-from tests.gateway.edges.compat.speakers import HOLE, INIT, SPEAKERS, Asked, ended, telling_codes
+from tests.gateway.edges.compat.speakers import DIALECTS, HOLE, INIT, SPEAKERS, Asked, ended, telling_codes
 from tests.gateway.edges.compat.statuses import MANNERS
 from tests.pictures import flat
 
@@ -130,14 +131,48 @@ async def test_credential_that_is_not_enough_is_refused_alike(
     assert door.easel.orders == []
 
 
+WITH_PICTURES: Final = EVERY - {"websocket"}
+"""There an upload is refused by itself, before the submit, which then names one that is not there."""
+
+
+async def test_pictures_that_come_along_need_the_scope_that_uploads_need(door: Door) -> None:
+    """Words do without it."""
+    token = await telling_codes(door).token_of("ann", scopes=["generate", "read", "cancel"])
+    asked = Asked("img2img", {"prompt": "a boat", "strength": 0.75}, sent={"init": INIT})
+    assert await codes(door, asked, token, WITH_PICTURES) == dict.fromkeys(sorted(WITH_PICTURES), "forbidden")
+    assert await codes(door, Asked(), token) == dict.fromkeys(sorted(EVERY), "")
+
+
+async def test_pictures_of_what_is_refused_are_not_kept(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the rate, the model, or what it can do; those of a job are."""
+    keep, kept = Pictures.keep, list[str]()
+
+    async def noting(self: Pictures, tenant: str, brought: Brought) -> Any:
+        kept.append(tenant)
+        return await keep(self, tenant, brought)
+
+    monkeypatch.setattr(Pictures, "keep", noting)
+    telling_codes(door).easel.hold = asyncio.Event()
+    sent = {"init": INIT}
+    boat = Asked("img2img", {"prompt": "p"}, sent=sent)
+    for name in DIALECTS:
+        key = await door.key_of(name, Plan(submits_per_second=1.0))
+        for told in (Asked("img2img", {"prompt": "p", "n": 5}, sent=sent), Asked("img2img", model="none", sent=sent)):
+            assert (await SPEAKERS[name](door, told, key)).code in {"invalid_param", "model_not_found"}
+        while (await SPEAKERS[name](door, Asked(model="none"), key)).code != "rate_limited":
+            pass
+        assert (await SPEAKERS[name](door, boat, key)).code == "rate_limited"
+    assert kept == []
+    assert (await SPEAKERS["stability_v1"](door, boat, await door.key_of("quick", Plan()))).job
+    assert kept == ["quick"]
+
+
 # ----------------------------------------------------------------------------------------------------- what is too much
 
 SMALL: Final = replace(EASEL, max_prompt=40, tasks={task: EASEL.tasks[task] for task in ("txt2img", "img2img")})
 """A model with narrow bounds, so that they are met before those that a dialect has of its own."""
 SIZED: Final = EVERY - {"stability_v2beta"}
 WITH_WORDS: Final = SIZED - {"openai_images"}
-WITH_PICTURES: Final = EVERY - {"websocket"}
-"""There an upload is refused by itself, before the submit, which then names one that is not there."""
 REFUSED: Final[dict[str, tuple[Asked, str, frozenset[str]]]] = {
     "words": (Asked(params=PLAIN | {"prompt": "x" * 41}), "prompt_too_long", EVERY),
     "negative words": (
