@@ -1,8 +1,11 @@
-"""What clients of other APIs send: bounded before it is read, and read off the loop where it is large."""
+"""What clients of other APIs send: bounded before it is read, and read off the loop where it is large.
+
+A large body has room from its 64th KiB until its request is handled: read, decoded and stored. So memory is bounded to
+`MAX_LARGE` times what one body comes to, which is some three times its bytes while pictures are taken out of it.
+"""
 
 import asyncio
-import binascii
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -12,18 +15,28 @@ from starlette.requests import Request
 from gateway.core.images import ImageFault, measure
 from gateway.edges.compat.forms import Part, parse_form
 from gateway.edges.http import read_body
+from gateway.edges.room import Enter, Room
 from protocol.codec import convert_fields, decode_fields
 from protocol.errors import ClientFault
 
 T = TypeVar("T")
 _Texts = dict[str, Any]
+Handler = Callable[[Request], Awaitable[Any]]
 _Fields = TypeVar("_Fields", bound=msgspec.Struct)
 
 PARSED_HERE: Final = 262_144
 """Bytes that are parsed on the loop itself, in a millisecond; more goes to a thread."""
-SMALL: Final = 65_536
 MAX_LARGE: Final = 8
-"""Bodies over `SMALL`, or of unknown size, that are read at once: each lies in memory as long as it takes to come."""
+"""Bodies over `SMALL` that are handled at once."""
+MAX_LARGE_EACH: Final = 2
+"""Of one end user; more wait."""
+MOST_VALUES: Final = 20_000
+"""Values in JSON: each of two bytes would take some seventy in memory. No client's request has a thousand."""
+WHO: Final = "safelight.identity"
+"""The name in a request's scope under which stands who asks."""
+_ENTER: Final = "safelight.room"
+_COUNTED: Final = 1_048_576
+"""Bytes in which values are counted in one go: elsewhere other work has its turn, and too many are soon found."""
 
 
 class Bodies:
@@ -32,12 +45,22 @@ class Bodies:
     def __init__(self, max_bytes: int, max_picture_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._max_picture_bytes = max_picture_bytes
-        self._reading = 0
+        self.room = Room(MAX_LARGE, MAX_LARGE_EACH, "too many large requests at once")
+
+    def holding(self, handler: Handler) -> Handler:
+        """Return a handler that keeps the room which its request's body takes until it has done with it."""
+
+        async def handle(request: Request) -> Any:
+            with self.room.lease() as enter:
+                request.scope[_ENTER] = enter
+                return await handler(request)
+
+        return handle
 
     async def json(self, request: Request, kind: type[_Fields]) -> _Fields:
         """Return the JSON body as a struct of `kind`, whatever its content type says."""
         raw = await self._read(request)
-        return await _off_loop(len(raw), lambda: decode_fields(raw or b"{}", kind, ""))
+        return await _off_loop(len(raw), lambda: _decoded(raw or b"{}", kind))
 
     async def form(self, request: Request) -> list[Part]:
         """Return the fields of a multipart body."""
@@ -67,10 +90,10 @@ class Bodies:
             measure(part.content)
         except ImageFault as fault:
             if part.file_name is None and fault.code == "unsupported_media":
-                return await self.picture(part.text, part.name)
+                return await self.picture(part.content, part.name)
         return part.content
 
-    async def picture(self, text: str, name: str) -> bytes:
+    async def picture(self, text: str | bytes, name: str) -> bytes:
         """Return the bytes of a picture that came as base64 or as a `data:` address, in a field of that name."""
         if len(text) > self._max_picture_bytes * 4 // 3 + 1024:
             message = f"a picture has at most {self._max_picture_bytes} bytes"
@@ -79,25 +102,36 @@ class Bodies:
         return await _off_loop(len(text), lambda: decode_picture(text, name))
 
     async def _read(self, request: Request) -> bytes:
-        declared = request.headers.get("content-length")
-        if declared is not None and int(declared) <= SMALL:
-            return await read_body(request, self._max_bytes)
-        if self._reading >= MAX_LARGE:
-            raise ClientFault("overloaded", "too many large requests at once", retry_after_ms=1000)
-        self._reading += 1
-        try:
-            return await read_body(request, self._max_bytes)
-        finally:
-            self._reading -= 1
+        enter: Enter = request.scope[_ENTER]
+        return await read_body(request, self._max_bytes, enter=lambda: enter(request.scope[WHO]))
 
 
-def decode_picture(text: str, name: str) -> bytes:
+def _decoded(raw: bytes, kind: type[_Fields]) -> _Fields:
+    _check_values(raw)
+    return decode_fields(raw, kind, "")
+
+
+def _check_values(raw: bytes) -> None:
+    """Refuse JSON of more than `MOST_VALUES`: what stands between and around them is counted, also inside texts."""
+    count = 0
+    for start in range(0, len(raw), _COUNTED):
+        count += sum(raw.count(mark, start, start + _COUNTED) for mark in (b",", b"[", b"{"))
+        if count > MOST_VALUES:
+            details = {"path": "body", "max_values": MOST_VALUES}
+            raise ClientFault("payload_too_large", f"the body has at most {MOST_VALUES} values", details=details)
+
+
+def decode_picture(text: str | bytes, name: str) -> bytes:
     """Return the bytes behind base64 text; line breaks and a `data:` address's head do not count."""
-    if text.startswith("data:"):
-        text = text.partition(",")[2]
     try:
-        return pybase64.b64decode("".join(text.split()), validate=True)
-    except (binascii.Error, ValueError):
+        told = text if isinstance(text, str) else text.decode("ascii")
+        if told.startswith("data:"):
+            told = told.partition(",")[2]
+        try:
+            return pybase64.b64decode(told, validate=True)
+        except ValueError:  # few have line breaks, and to look for them costs as much as to decode
+            return pybase64.b64decode("".join(told.split()), validate=True)
+    except ValueError:
         raise ClientFault("image_decode_failed", "the picture is not base64", details={"path": name}) from None
 
 

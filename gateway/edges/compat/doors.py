@@ -20,7 +20,7 @@ from starlette.responses import Response
 from gateway.core.aliases import Aliases
 from gateway.core.records import Identity, JobRecord, Submitted
 from gateway.core.scopes import Scope
-from gateway.edges.compat.bodies import Bodies
+from gateway.edges.compat.bodies import WHO, Bodies
 from gateway.edges.compat.dialect import Dialect, Result, Trouble, View, Wish
 from gateway.edges.compat.fitting import fitted
 from gateway.edges.compat.headers import rate_headers, trouble_headers
@@ -42,7 +42,6 @@ Authenticate = Callable[[Request, Node, Scope], Awaitable[Identity]]
 """Returns who asks, if they have the scope. Raises `ClientFault`."""
 _REF: Final = re.compile(REF_PATTERN)
 _POLICIES: Final[Mapping[str, OnDisconnect]] = {"continue": "continue", "cancel": "cancel"}
-_WHO: Final = "safelight.identity"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +89,7 @@ class Doors:
         Raises `ClientFault`.
         """
         identity = await by(request, self.node, scope)
-        request.scope[_WHO] = identity
+        request.scope[WHO] = identity
         return identity
 
     async def own_job(self, identity: Identity, job: str) -> JobRecord:
@@ -220,13 +219,13 @@ class Doors:
 
     def _headers(self, request: Request, dialect: Dialect, job: str, ignored: Sequence[str]) -> dict[str, str]:
         headers = {"X-Job-Id": job} | ({"X-Ignored": ", ".join(ignored)} if ignored else {})
-        identity: Identity = request.scope[_WHO]
+        identity: Identity = request.scope[WHO]
         return headers | rate_headers(self.node.admission.allowance(identity), x_names=dialect.tells_x_ratelimit)
 
     def refuse(self, request: Request, trouble: Trouble, dialect: Dialect) -> Response:
         """Return how a dialect says what went wrong, with the headers that all doors share."""
         response = dialect.refusal(trouble, request.scope["safelight.request"])
-        identity: Identity | None = request.scope.get(_WHO)
+        identity: Identity | None = request.scope.get(WHO)
         allowance = None if identity is None else self.node.admission.allowance(identity)
         status = response.status_code
         response.headers.update(trouble_headers(trouble, status, allowance, x_names=dialect.tells_x_ratelimit))

@@ -54,16 +54,17 @@ class A1111Door:
             Route(f"/{name}" if "/" in name else f"{_API}/{name}", partial(self.listed, name), methods=["GET"])
             for name in lists.NAMES
         ]
+        holding = self._doors.bodies.holding
         return [
-            Route(f"{_API}/txt2img", self.text_to_image, methods=["POST"]),
-            Route(f"{_API}/img2img", self.image_to_image, methods=["POST"]),
-            Route(f"{_API}/extra-single-image", self.enlarge, methods=["POST"]),
+            Route(f"{_API}/txt2img", holding(self.text_to_image), methods=["POST"]),
+            Route(f"{_API}/img2img", holding(self.image_to_image), methods=["POST"]),
+            Route(f"{_API}/extra-single-image", holding(self.enlarge), methods=["POST"]),
             Route(f"{_API}/progress", self.progress, methods=["GET"]),
             Route(f"{_API}/interrupt", self.interrupt, methods=["POST"]),
             Route(f"{_API}/skip", self.skip, methods=["POST"]),
             Route(f"{_API}/jobs/{{job}}", self.job, methods=["GET"]),
             Route(f"{_API}/options", self.options, methods=["GET"]),
-            Route(f"{_API}/options", self.set_options, methods=["POST"]),
+            Route(f"{_API}/options", holding(self.set_options), methods=["POST"]),
             *lists_of,
             *(Route(f"{_API}/{name}", self.nothing, methods=["POST"]) for name in _NOTHING),
         ]

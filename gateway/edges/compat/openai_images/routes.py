@@ -77,9 +77,10 @@ class OpenaiImagesDoor(Words):
 
     def routes(self) -> list[BaseRoute]:
         """Return the dialect's routes."""
+        holding = self._doors.bodies.holding
         return [
-            Route("/v1/images/generations", self.generations, methods=["POST"]),
-            Route("/v1/images/edits", self.edits, methods=["POST"]),
+            Route("/v1/images/generations", holding(self.generations), methods=["POST"]),
+            Route("/v1/images/edits", holding(self.edits), methods=["POST"]),
             Route(f"{PATH}{{job}}", self.result, methods=["GET"]),
         ]
 

@@ -36,7 +36,7 @@ class TextPrompt(Struct, frozen=True):
 
 
 class Common(Struct, frozen=True, kw_only=True):
-    """What all generations take but upscaling; unknown names are ignored, as by the vendor."""
+    """What all generations take but upscaling; unknown names are ignored, as by the vendor, and so is its `extras`."""
 
     text_prompts: Annotated[list[TextPrompt], Meta(min_length=1, max_length=32)]
     cfg_scale: Annotated[float, Meta(ge=0, le=35)] | None = None
@@ -48,8 +48,6 @@ class Common(Struct, frozen=True, kw_only=True):
     """0 is any."""
     steps: Annotated[int, Meta(ge=10, le=150)] | None = None
     style_preset: Style | None = None
-    extras: Any = None
-    """Ignored: the vendor calls it experimental and says of no name what it means."""
 
 
 class TextToImage(Common, frozen=True, kw_only=True):

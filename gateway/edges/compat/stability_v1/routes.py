@@ -50,8 +50,9 @@ class StabilityV1Door:
             "image-to-image/masking": self.masking,
             "image-to-image/upscale": self.upscale,
         }
+        base, holding = "/v1/generation/{engine}/", self._doors.bodies.holding
         return [
-            *(Route(f"/v1/generation/{{engine}}/{path}", one, methods=["POST"]) for path, one in generations.items()),
+            *(Route(base + path, holding(one), methods=["POST"]) for path, one in generations.items()),
             *StatusRoute(self._doors).routes(),
             *AccountRoutes(self._doors).routes(),
         ]

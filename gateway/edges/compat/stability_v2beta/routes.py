@@ -44,8 +44,10 @@ class StabilityV2BetaDoor:
 
     def routes(self) -> list[BaseRoute]:
         """Return the dialect's routes."""
+        holding = self._doors.bodies.holding
+        services = ((one.path, holding(partial(self.generate, service=one))) for one in SERVICES)
         return [
-            *(Route(_BASE + one.path, partial(self.generate, service=one), methods=["POST"]) for one in SERVICES),
+            *(Route(_BASE + path, handler, methods=["POST"]) for path, handler in services),
             *(Route(_BASE + path, partial(self.unknown, path=path), methods=["POST"]) for path in UNKNOWN),
             Route(f"{RESULTS}{{job}}", self.result, methods=["GET"]),
             Route(f"{_BASE}upscale/creative/result/{{job}}", self.result, methods=["GET"]),

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from gateway.edges.compat.forms import MOST_PARTS, Part, parse_form
+from gateway.edges.compat.forms import MOST_PARTS, MOST_TEXT, Part, parse_form
 from gateway.upstreams.multipart import Part as Sent
 from gateway.upstreams.multipart import encode_multipart
 from protocol.errors import ClientFault
@@ -22,6 +22,15 @@ def test_form_is_read_back_as_it_was_written(parts: list[tuple[str, bytes, bool]
     raw, content_type = encode_multipart(sent, "a-boundary-that-nobody-draws-7")
     read = parse_form(content_type, raw)
     assert [(one.name, one.content, one.file_name is not None) for one in read] == parts
+
+
+def test_delimiter_is_found_wherever_it_lies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A body is looked through in pieces, and a delimiter may lie in two of them."""
+    monkeypatch.setattr("gateway.edges.compat.forms._SEARCHED", 5)
+    for size in range(12):
+        content = b"\r\n-\r\n--" + b"x" * size
+        raw, content_type = encode_multipart([Sent("a", content, "image/png"), Sent("b", b"1", None)], "bb")
+        assert [one.content for one in parse_form(content_type, b"before\r\n" + raw + b"after")] == [content, b"1"]
 
 
 def test_heads_are_read_as_browsers_and_libraries_write_them() -> None:
@@ -52,6 +61,14 @@ def test_damaged_form_is_refused(content_type: str, raw: bytes) -> None:
     with pytest.raises(ClientFault) as fault:
         parse_form(content_type, raw)
     assert fault.value.code == "bad_request"
+
+
+def test_field_that_is_too_long_for_a_text_is_refused_where_text_is_wanted() -> None:
+    """A picture may be longer."""
+    with pytest.raises(ClientFault) as fault:
+        _ = Part("prompt", b"x" * (MOST_TEXT + 1)).text
+    assert (fault.value.code, fault.value.details["path"]) == ("payload_too_large", "params")
+    assert Part("prompt", b"x" * MOST_TEXT).text == "x" * MOST_TEXT
 
 
 def test_field_that_is_no_text_is_refused_where_text_is_wanted() -> None:
