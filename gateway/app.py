@@ -91,8 +91,9 @@ async def running(
     supervisor = Supervisor(lambda name, error: _tell_failure(log, meter, name, error))
     async with contextlib.AsyncExitStack() as stack:
         ledger = await stack.enter_async_context(open_ledger(settings.data.folder))
-        transcoder = PillowTranscoder()
+        transcoder, door_transcoder = PillowTranscoder(), PillowTranscoder()
         stack.callback(transcoder.close)
+        stack.callback(door_transcoder.close)
         key_sets = HttpKeySets({name: one.jwks_url for name, one in settings.issuers.items()}, clock)
         stack.push_async_callback(key_sets.close)
         access = await _access(ledger, clock, settings.issuers, key_sets)
@@ -161,7 +162,7 @@ async def running(
             ref_retention_ms=settings.protocol.ref_retention_ms,
         ).start(supervisor)
         streams = Streams()
-        doors = Doors(node, terms_of(settings), transcoder, chance)
+        doors = Doors(node, terms_of(settings), door_transcoder, chance)
         _watch(meter, node, dispatch, ledger)
         app = build_app(
             node,

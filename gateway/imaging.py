@@ -1,4 +1,4 @@
-"""Makes smaller pictures, and masks, with Pillow, in one thread beside the event loop."""
+"""Makes smaller pictures, and masks, with Pillow, in a thread beside the event loop."""
 
 import asyncio
 import struct
@@ -23,7 +23,11 @@ _BROKEN: Final = (ImageFault, Image.DecompressionBombError, OSError, SyntaxError
 
 
 class PillowTranscoder:
-    """See `gateway.ports.Transcoder`. One thread: a second would not wait less, but take the loop's processor."""
+    """See `gateway.ports.Transcoder`. One thread: a second would not wait less, but take the loop's processor.
+
+    Its queue is for its users to bound: feeds drop the oldest previews, and doors refuse what would wait for long. Each
+    of the two has a transcoder of its own, so that no preview waits behind finished pictures in other formats.
+    """
 
     def __init__(self, max_pixels: int = MAX_PIXELS) -> None:
         self._max_pixels = max_pixels

@@ -4,6 +4,7 @@ A dialect's handler reads its request into a `Wish` and calls `run` with the `Vi
 and safety are admission's alone: whatever a wish asks for goes through `admission.submit`, as from any other edge.
 """
 
+import asyncio
 import hashlib
 import random
 import re
@@ -28,6 +29,7 @@ from gateway.edges.compat.patience import Caller, Manners, PatientAnswer, Waitin
 from gateway.edges.compat.pictures import DoorPictures
 from gateway.edges.compat.results import collect
 from gateway.edges.http import authenticate
+from gateway.edges.room import Room
 from gateway.flow.feeds import Feed
 from gateway.flow.node import Node
 from gateway.ports import Transcoder
@@ -40,6 +42,12 @@ T = TypeVar("T")
 OnDisconnect = Literal["continue", "cancel"]
 Authenticate = Callable[[Request, Node, Scope], Awaitable[Identity]]
 """Returns who asks, if they have the scope. Raises `ClientFault`."""
+MOST_ENDED: Final = 4
+"""Answers to jobs that have just ended which are put together at once; the others wait for their turn."""
+MOST_FETCHED: Final = 4
+MOST_FETCHED_EACH: Final = 2
+"""Results that are fetched later and put together at once, and of them one end user's: pictures lie in memory three
+times meanwhile."""
 _REF: Final = re.compile(REF_PATTERN)
 _POLICIES: Final[Mapping[str, OnDisconnect]] = {"continue": "continue", "cancel": "cancel"}
 
@@ -76,6 +84,8 @@ class Doors:
         self.waiting = Waiting(2 * node.limits.max_jobs)
         self.pictures = DoorPictures(node.pictures, transcoder)
         self._chance = chance
+        self._ended = asyncio.Semaphore(MOST_ENDED)
+        self._fetched = Room(MOST_FETCHED, MOST_FETCHED_EACH, "too many results are being fetched")
 
     def drain(self) -> None:
         """Answer everybody who waits: the node stops, and their jobs go on elsewhere or later."""
@@ -105,6 +115,15 @@ class Doors:
         if not feed.has_ended and (found := await self.node.jobs.log(job)) is not None:
             feed = self.node.feeds.fill(*found)  # the ledger has the end, and this node's feed is about to hear of it
         return await collect(self.node, feed)
+
+    async def told(self, identity: Identity, job: str, tell: Callable[[Result], Awaitable[T]]) -> T:
+        """Return what `tell` makes of what a job came to that ended some time ago.
+
+        Raises as `result`, and `ClientFault` `overloaded` where too many ask for that.
+        """
+        with self._fetched.lease() as enter:
+            await enter(identity)
+            return await tell(await self.result(job))
 
     def progress(self, job: str) -> Progress | None:
         """Return the newest progress of a job that this node works; `None` where none was told."""
@@ -161,7 +180,8 @@ class Doors:
     async def ended(self, feed: Feed, tell: Callable[[Result], Awaitable[T]]) -> T | Trouble:
         """Return what `tell` makes of what a job came to that has ended, or what went wrong; it does not raise."""
         try:
-            return await tell(await collect(self.node, feed))
+            async with self._ended:
+                return await tell(await collect(self.node, feed))
         except ClientFault as fault:
             trouble = Trouble.of(fault)
         except Trouble as told:

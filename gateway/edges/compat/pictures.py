@@ -17,15 +17,21 @@ from protocol.messages import Input, PreviewFormat
 
 LARGE: Final = 1_048_576
 """Bytes of pictures above which an answer is put together in a thread."""
+MOST_MASKS: Final = 8
+"""Masks that are made or wait for it, one after the other: what would wait longer is refused before it is a job."""
 _OPTIONS: Final = ("weight", "start", "end", "preprocessor")
 
 
 class DoorPictures:
-    """What doors do with pictures on their way in and out; heavy work runs beside the loop."""
+    """What doors do with pictures on their way in and out; heavy work runs beside the loop.
+
+    `transcoder` is the doors' own: previews do not wait behind it.
+    """
 
     def __init__(self, pictures: Pictures, transcoder: Transcoder) -> None:
         self._pictures = pictures
         self._transcoder = transcoder
+        self._masks = 0
 
     async def brought(self, one: Sent) -> tuple[Input, Brought]:
         """Check a picture that came along, and return what a submit says of it too. Raises `ClientFault`."""
@@ -52,7 +58,14 @@ class DoorPictures:
 
         `name` is what the dialect calls the picture.
         """
-        made = await self._transcoder.mask(self.measured(content, name), source)
+        picture = self.measured(content, name)
+        if self._masks >= MOST_MASKS:
+            raise ClientFault("overloaded", "too many masks are being made", retry_after_ms=1000)
+        self._masks += 1
+        try:
+            made = await self._transcoder.mask(picture, source)
+        finally:
+            self._masks -= 1
         if made is None:
             raise ClientFault("image_decode_failed", "the image is broken", details={"path": name})
         return made

@@ -135,8 +135,8 @@ class A1111Door:
         record = await self._doors.own_job(identity, request.path_params["job"])
         if not record.has_ended:
             return answer(await self._work.told_of(record, with_image=True), 202)
-        result = await self._doors.result(record.id)
-        return await PicturesView(self._doors, answers.Asked()).finished(result)
+        view = PicturesView(self._doors, answers.Asked())
+        return await self._doors.told(identity, record.id, view.finished)
 
     # --- settings and lists ---
 

@@ -13,7 +13,7 @@ from starlette.routing import BaseRoute, Route
 from gateway.core.models import Model
 from gateway.core.records import Identity
 from gateway.edges.compat.bodies import PARSED_HERE
-from gateway.edges.compat.dialect import Trouble
+from gateway.edges.compat.dialect import Result, Trouble
 from gateway.edges.compat.doors import Doors, key_sent
 from gateway.edges.compat.openai_images import pictures, wire
 from gateway.edges.compat.openai_images.retries import COUNT, Attempt, Followed, Retries, key_of
@@ -111,9 +111,12 @@ class OpenaiImagesDoor(Words):
             return answer(unfinished(record.id, "running" if record.attempt else "queued"))
         told = read_query(request, _Form)
         shape = wire.Shape(told.output_format, told.output_compression, told.response_format == "url")
-        result = await self._doors.result(record.id)
-        view = ImagesView(self._doors, as_stored(shape, result), self._public_url, identity.tenant)
-        body = await view.body(result, {"id": record.id, "status": "completed"})
+
+        async def body_of(result: Result) -> bytes:
+            view = ImagesView(self._doors, as_stored(shape, result), self._public_url, identity.tenant)
+            return await view.body(result, {"id": record.id, "status": "completed"})
+
+        body = await self._doors.told(identity, record.id, body_of)
         return Response(body, media_type="application/json")
 
     # --- inside ---

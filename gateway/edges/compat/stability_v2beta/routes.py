@@ -93,7 +93,7 @@ class StabilityV2BetaDoor:
         if not record.has_ended:
             response = answer(answers.unfinished(told), 202)
         else:
-            response = await view.finished(await self._doors.result(record.id))
+            response = await self._doors.told(identity, record.id, view.finished)
         response.headers["X-Job-Id"] = record.id
         return response
 
