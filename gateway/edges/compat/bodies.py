@@ -35,8 +35,8 @@ MOST_VALUES: Final = 20_000
 WHO: Final = "safelight.identity"
 """The name in a request's scope under which stands who asks."""
 _ENTER: Final = "safelight.room"
-_COUNTED: Final = 1_048_576
-"""Bytes in which values are counted in one go: elsewhere other work has its turn, and too many are soon found."""
+_TURN: Final = 1_048_576
+"""Bytes or characters that are looked at in one go, in a thread: between them the loop has its turn."""
 
 
 class Bodies:
@@ -114,8 +114,8 @@ def _decoded(raw: bytes, kind: type[_Fields]) -> _Fields:
 def _check_values(raw: bytes) -> None:
     """Refuse JSON of more than `MOST_VALUES`: what stands between and around them is counted, also inside texts."""
     count = 0
-    for start in range(0, len(raw), _COUNTED):
-        count += sum(raw.count(mark, start, start + _COUNTED) for mark in (b",", b"[", b"{"))
+    for start in range(0, len(raw), _TURN):
+        count += sum(raw.count(mark, start, start + _TURN) for mark in (b",", b"[", b"{"))
         if count > MOST_VALUES:
             details = {"path": "body", "max_values": MOST_VALUES}
             raise ClientFault("payload_too_large", f"the body has at most {MOST_VALUES} values", details=details)
@@ -130,9 +130,14 @@ def decode_picture(text: str | bytes, name: str) -> bytes:
         try:
             return pybase64.b64decode(told, validate=True)
         except ValueError:  # few have line breaks, and to look for them costs as much as to decode
-            return pybase64.b64decode("".join(told.split()), validate=True)
+            return pybase64.b64decode(_without_spaces(told), validate=True)
     except ValueError:
         raise ClientFault("image_decode_failed", "the picture is not base64", details={"path": name}) from None
+
+
+def _without_spaces(text: str) -> str:
+    starts = range(0, len(text), _TURN)
+    return "".join(["".join(text[start : start + _TURN].split()) for start in starts])
 
 
 def encode_picture(content: bytes) -> msgspec.Raw:
