@@ -1,5 +1,6 @@
 """What holds for every test: its depth, and the engines it needs."""
 
+import gc
 import os
 from collections import Counter
 
@@ -9,6 +10,9 @@ from tests.depth import DEEP, load_hypothesis_profile
 from tests.engines import ENGINES, required
 
 load_hypothesis_profile()
+# Processes that test side by side have no core for threads of numpy's, which would burn it while they wait.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+gc.disable()
 REQUIRED = required(os.environ.get("SAFELIGHT_REQUIRE", ""))
 
 
@@ -20,6 +24,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if deep:
         config.hook.pytest_deselected(items=deep)
         items[:] = [item for item in items if not item.get_closest_marker("deep")]
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Let the garbage collector begin, and not go through the thousands of tests again and again."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
