@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import pytest_asyncio
 from PIL import Image
 
 from gateway.core.normal import InputImage, Request
@@ -20,6 +21,7 @@ from tests import pictures
 
 ROOT = Path(__file__).parents[4]
 DEADLINE_SECONDS = 20.0
+ON_SHARED_LOOP = pytest.mark.asyncio(loop_scope="module")
 
 
 @pytest.fixture
@@ -29,6 +31,22 @@ async def engine() -> AsyncIterator[Engine]:
     await opened.open()
     yield opened
     await opened.close()
+
+
+def shared_engine() -> Any:
+    """Return a fixture for a module whose tests leave the engine whole: an open one of one process for all of them.
+
+    What a process painted before must not count, and a start takes half a second. The tests need `ON_SHARED_LOOP`.
+    """
+
+    @pytest_asyncio.fixture(scope="module", loop_scope="module", name="engine")
+    async def shared() -> AsyncIterator[Engine]:
+        opened = Engine()
+        await opened.open()
+        yield opened
+        await opened.close()
+
+    return shared
 
 
 def order(

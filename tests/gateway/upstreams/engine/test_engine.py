@@ -10,7 +10,9 @@ from PIL import Image
 from gateway.core.reports import ImageMade, PreviewMade, StepDone, WorkBegun
 from gateway.ports import CallOrder, Upstream
 from gateway.upstreams.engine import Engine
-from tests.gateway.upstreams.engine.talk import made, order, pixels_of, told
+from tests.gateway.upstreams.engine.talk import ON_SHARED_LOOP, made, order, pixels_of, shared_engine, told
+
+engine = shared_engine()
 
 
 def test_engine_fills_the_upstream_port() -> None:
@@ -27,6 +29,7 @@ def test_engine_fills_the_upstream_port() -> None:
     assert (icons.default_size, icons.default_steps, icons.default_guidance) == ((512, 512), 20, 7.0)
 
 
+@ON_SHARED_LOOP
 async def test_engine_tells_each_step_with_its_preview_and_then_the_picture(engine: Engine) -> None:
     """The reports of one picture, in order."""
     sent: list[bool] = []
@@ -42,6 +45,7 @@ async def test_engine_tells_each_step_with_its_preview_and_then_the_picture(engi
     assert sent == [True]
 
 
+@ON_SHARED_LOOP
 async def test_engine_paints_each_next_picture_of_a_call_from_the_next_seed(engine: Engine) -> None:
     """Picture i of a call is the first picture of a call with seed + i."""
     both, second = await made(engine, order(count=2)), await made(engine, order(seed=6))
@@ -62,6 +66,7 @@ async def test_engine_paints_the_same_bytes_in_each_of_its_processes(model: str)
     await later.close()
 
 
+@ON_SHARED_LOOP
 async def test_models_paint_differently(engine: Engine) -> None:
     """Each order says which of the denoisers it wants; a process has them all."""
     pictures = [(await made(engine, order(model=model)))[0].picture for model in ("icons", "icons-network", "icons")]
@@ -69,6 +74,7 @@ async def test_models_paint_differently(engine: Engine) -> None:
     assert len(engine._processes) == 1
 
 
+@ON_SHARED_LOOP
 @pytest.mark.parametrize("width,height,edges", [(512, 512, (512, 512)), (1024, 256, (512, 128)), (64, 64, (64, 64))])
 async def test_engine_bounds_the_long_edge_of_previews(
     engine: Engine, width: int, height: int, edges: tuple[int, int]
@@ -81,6 +87,7 @@ async def test_engine_bounds_the_long_edge_of_previews(
         assert str(image.format).lower() == preview.format
 
 
+@ON_SHARED_LOOP
 @pytest.mark.parametrize("steps", [1, 150])
 async def test_engine_takes_as_many_steps_as_asked(engine: Engine, steps: int) -> None:
     """One step or the most, each with a preview."""
@@ -89,6 +96,7 @@ async def test_engine_takes_as_many_steps_as_asked(engine: Engine, steps: int) -
         assert [report.step for report in reports if isinstance(report, kind)] == list(range(1, steps + 1))
 
 
+@ON_SHARED_LOOP
 @pytest.mark.parametrize("size", [(64, 64), (2048, 64), (72, 520), (1000, 904)])
 @pytest.mark.parametrize("options", [{}, {"tiling": True}, {"background": "transparent"}])
 async def test_engine_paints_every_size(engine: Engine, size: tuple[int, int], options: dict[str, Any]) -> None:
@@ -99,6 +107,7 @@ async def test_engine_paints_every_size(engine: Engine, size: tuple[int, int], o
         assert image.mode == ("RGBA" if "background" in options else "RGB")
 
 
+@ON_SHARED_LOOP
 async def test_engine_serves_waiting_calls_in_the_order_they_came(engine: Engine) -> None:
     """With one process, pictures are finished first come, first served."""
     finished: list[int] = []

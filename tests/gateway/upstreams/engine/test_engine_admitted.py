@@ -3,13 +3,12 @@
 import functools
 import io
 import random
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import msgspec
 import pytest
-import pytest_asyncio
 from hypothesis import assume, given, reject, settings
 from hypothesis import strategies as some
 from msgspec import structs
@@ -24,22 +23,13 @@ from gateway.ports import CallOrder
 from gateway.upstreams.engine import Engine
 from protocol.errors import ClientFault
 from tests.depth import deep_count
-from tests.gateway.upstreams.engine.talk import made
+from tests.gateway.upstreams.engine.talk import ON_SHARED_LOOP, made, shared_engine
 from tests.pictures import flat
 
+engine = shared_engine()
 MODELS: Final = Engine().models
 MOST_PIXELS: Final = 100_000
 """Of a picture that is drawn here."""
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def engine() -> AsyncIterator[Engine]:
-    """An open engine for all tries."""
-    opened = Engine()
-    await opened.open()
-    yield opened
-    await opened.close()
-
 
 # ---------------------------------------------------------------------------------------------- what may be asked for
 
@@ -147,7 +137,7 @@ def picture(mode: str, size: tuple[int, int]) -> bytes:
 # ------------------------------------------------------------------------------------------------------ what is drawn
 
 
-@pytest.mark.asyncio(loop_scope="module")
+@ON_SHARED_LOOP
 @pytest.mark.parametrize("task", sorted(MODELS[0].tasks))
 @settings(max_examples=deep_count(12, 2000))
 @given(some.data())

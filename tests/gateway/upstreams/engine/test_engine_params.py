@@ -1,39 +1,31 @@
 """Every word of a request reaches the picture, through a real process, and nothing is dropped in silence."""
 
 import io
-from collections.abc import AsyncIterator
 from typing import Any
 
 import numpy as np
 import pytest
-import pytest_asyncio
 from PIL import Image
 
 from gateway.core.reports import ImageMade, PreviewMade, StepDone, WorkBegun
 from gateway.upstreams.child_pictures import decode_picture
 from gateway.upstreams.engine import Engine
 from tests.gateway.upstreams.engine.talk import (
+    ON_SHARED_LOOP,
     drawn,
     encoded,
     made,
     noise,
     order,
     pixels_of,
+    shared_engine,
     square,
     told,
     upper_half,
 )
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def engine() -> AsyncIterator[Engine]:
-    """An open engine for all tests here: what a process painted before must not count."""
-    opened = Engine()
-    await opened.open()
-    yield opened
-    await opened.close()
+pytestmark = ON_SHARED_LOOP
+engine = shared_engine()
 
 
 INIT = {"init": noise()}
