@@ -27,8 +27,8 @@ async def _series(folder: Path, billed: str, first: int, step: int) -> list[dict
 @pytest.mark.parametrize("billed", ["billed", "free"])
 @pytest.mark.timeout(1200)
 async def test_gateway_killed_between_any_two_effects_ends_every_job_once(tmp_path: Path, billed: str) -> None:
-    """The series goes over every effect in a deep run, over each seventh else."""
-    results = await _series(tmp_path, billed, 1, 1 if DEEP else 7)
+    """The series goes over every effect in a deep run, over each eleventh else."""
+    results = await _series(tmp_path, billed, 1, 1 if DEEP else 11)
     assert results[-1]["killed"] is False, "the series reached the end of a run"
     for result in results:
         assert result["again"] == 0, result

@@ -15,7 +15,7 @@ from tests.depth import deep_count
 from tests.end_to_end.raw import BINARY, CLOSE, PING, PONG, TEXT, RawSocket
 
 FAST = 10
-RATE = deep_count(8192, 1024)
+RATE = deep_count(32768, 1024)
 """Bytes a second of a slow reader."""
 
 

@@ -20,6 +20,8 @@ MORE_FOR_WEBP: Final = 130
 """While it decodes one of the largest: Pillow's reader holds the picture four times."""
 LARGEST: Final = 4096
 """Pixels of an edge: 16 megapixels, the wire protocol's limit."""
+COSTS: Final = [(64, 1, 0.6), (64, 4, 2.0), (512, 1, 0.7), (512, 4, 2.4)]
+"""Edge, pictures, and the most seconds for them."""
 
 
 def core_seconds(pid: int) -> float:
@@ -37,7 +39,7 @@ def megabytes(pid: int) -> tuple[float, float]:
 
 @pytest.mark.timing
 @pytest.mark.parametrize("model", ["icons", "icons-network"])
-@pytest.mark.parametrize("edge,count,most", [(64, 1, 0.6), (64, 4, 2.0), (512, 1, 0.7), (512, 4, 2.4)])
+@pytest.mark.parametrize("edge,count,most", COSTS if DEEP else COSTS[::3])
 async def test_twenty_steps_take_little_of_one_core(
     engine: Engine, model: str, edge: int, count: int, most: float
 ) -> None:
