@@ -1,8 +1,8 @@
 """The gate: every check that `make test` runs, as stages with one headline each.
 
 `python -m tests.gate` runs all stages, `python -m tests.gate lint types` only these. The static ones run side
-by side and show their output only when they fail; the others need the machine for themselves and show it as
-it comes.
+by side and show their output only when they fail; the others run one after the other and show it as it comes. Those
+that compute and measure no time begin beside the static ones; the rest need the machine for themselves.
 """
 
 import os
@@ -29,12 +29,11 @@ COUNTING_LINES = () if DEEP else ("--cov=protocol", "--cov=gateway/core", "--cov
 NO_TESTS_COLLECTED = 5
 NEITHER_TIME_NOR_ENGINES = " and ".join(f"not {name}" for name in ("timing", *ENGINES))
 # What starts and cancels tasks; a deep run puts everything that has a loop under asyncio's own watch.
-WITH_LOOPS = (
-    ("tests/gateway", "--ignore=tests/gateway/core")
-    if DEEP
-    else ("tests/gateway/flow", "--ignore=tests/gateway/flow/test_gate.py")
-)
+LOOPS = sorted(str(path) for path in Path("tests/gateway/flow").glob("test_*.py") if path.name != "test_gate.py")
+WITH_LOOPS = ("tests/gateway", "--ignore=tests/gateway/core") if DEEP else LOOPS
 PURE_TESTS = ("tests/protocol", "tests/gateway/core")
+# What a stage of its own runs; an ordinary run has what starts tasks under that watch alone.
+ELSEWHERE = PURE_TESTS if DEEP else (*PURE_TESTS, *LOOPS)
 PURE = "protocol/*,gateway/core/*"
 IMPURE = "protocol/client.py,protocol/client_token.py,protocol/clients/*"
 
@@ -47,6 +46,8 @@ class Stage:
     command: tuple[str | Path, ...]
     is_static: bool = False
     is_pytest: bool = False
+    shares: bool = False
+    """Whether it runs beside the static ones."""
     environment: tuple[tuple[str, str], ...] = ()
     may_be_empty: bool = False
     """Whether finding no test is a success."""
@@ -68,18 +69,21 @@ STAGES = (
     Stage("lint", (BIN / "ruff", "check", "."), is_static=True),
     Stage("types", (BIN / "mypy",), is_static=True),
     Stage("imports", (BIN / "lint-imports", "--no-logo"), is_static=True),
-    Stage("engines", (sys.executable, "-m", "tests.engines", "--install")),
+    # Compiles all tests, once and not in each process of the later stages, which would do it at the same time.
+    Stage("collect", (*PYTEST, "--collect-only", "-q", "-p", "no:cacheprovider", "tests"), is_static=True),
+    Stage("engines", (sys.executable, "-m", "tests.engines", "--install"), shares=True),
     # The pure ranks are cheap to cover because they are pure; the adapters' measure is the suite they share. Counting
     # lines is a run of its own: it would slow what is timed.
-    Stage("pure", (*PYTEST, *ON_ALL_CORES, *COUNTING_LINES, *PURE_TESTS), is_pytest=True),
+    Stage("pure", (*PYTEST, *ON_ALL_CORES, *COUNTING_LINES, *PURE_TESTS), is_pytest=True, shares=True),
     Stage(
         "coverage",
         (BIN / "coverage", "report", f"--include={PURE}", f"--omit={IMPURE}", "--fail-under=100"),
+        shares=True,
         after="pure",
     ),
     Stage(
         "tests",
-        (*PYTEST, *ON_ALL_CORES_TWICE, "-m", "not timing", "tests", *(f"--ignore={path}" for path in PURE_TESTS)),
+        (*PYTEST, *ON_ALL_CORES_TWICE, "-m", "not timing", "tests", *(f"--ignore={path}" for path in ELSEWHERE)),
         is_pytest=True,
     ),
     # asyncio's debug mode slows every step of a loop, so this run neither measures time nor counts lines.
@@ -152,8 +156,10 @@ def main(names: list[str]) -> int:
     chosen = [stage for stage in STAGES if not names or stage.name in names]
     began = time.monotonic()
     with ThreadPoolExecutor() as pool:
-        outcomes = list(pool.map(perform_quietly, (stage for stage in chosen if stage.is_static)))
-    outcomes += [perform_openly(stage) for stage in chosen if not stage.is_static]
+        static = pool.map(perform_quietly, [stage for stage in chosen if stage.is_static])
+        shared = [perform_openly(stage) for stage in chosen if stage.shares]
+        outcomes = [*static, *shared]
+    outcomes += [perform_openly(stage) for stage in chosen if not stage.is_static and not stage.shares]
 
     print(f"\ngate: {len(outcomes)} stages in {time.monotonic() - began:.0f} s")
     for outcome in outcomes:
