@@ -155,7 +155,7 @@ async def test_pictures_of_what_is_refused_are_not_kept(door: Door, monkeypatch:
     telling_codes(door).easel.hold = asyncio.Event()
     sent = {"init": INIT}
     boat = Asked("img2img", {"prompt": "p"}, sent=sent)
-    for name in DIALECTS:
+    for name in DIALECTS.keys() - {"stability_v2beta"}:  # whose forms name neither a model nor a number
         key = await door.key_of(name, Plan(submits_per_second=1.0))
         for told in (Asked("img2img", {"prompt": "p", "n": 5}, sent=sent), Asked("img2img", model="none", sent=sent)):
             assert (await SPEAKERS[name](door, told, key)).code in {"invalid_param", "model_not_found"}
