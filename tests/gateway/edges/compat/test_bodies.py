@@ -12,6 +12,7 @@ from gateway.edges.http import SMALL
 from gateway.flow.pictures import Pictures
 from protocol.errors import ClientFault
 from tests.gateway.edges.compat.conftest import Door
+from tests.memory import most_memory
 from tests.pictures import flat
 
 V1: Final = "/v1/generation/easel/text-to-image"
@@ -76,6 +77,12 @@ async def test_picture_that_is_text_in_a_form_may_be_as_large_as_a_file(door: Do
 def test_base64_is_read_as_clients_write_it(wrapped: Callable[[str], str | bytes]) -> None:
     """Bare, as an address, and broken into lines."""
     assert decode_picture(wrapped(PICTURE.decode()), "image") == flat(9, (64, 64))
+
+
+def test_base64_without_line_breaks_is_not_copied() -> None:
+    """All that is made of it is the picture."""
+    text = base64.b64encode(bytes(3_000_000)).decode()
+    assert 3_000_000 <= most_memory(lambda: decode_picture(text, "image")) < 3_100_000
 
 
 @pytest.mark.parametrize("text", ["a", "ä" * 8, "ä".encode() * 8, "AAAA!AAA", "AA\x00A"])

@@ -6,6 +6,7 @@ from gateway.edges.compat.forms import MOST_PARTS, MOST_TEXT, Part, parse_form
 from gateway.upstreams.multipart import Part as Sent
 from gateway.upstreams.multipart import encode_multipart
 from protocol.errors import ClientFault
+from tests.memory import most_memory
 
 TYPE = "multipart/form-data; boundary=b"
 
@@ -61,6 +62,12 @@ def test_damaged_form_is_refused(content_type: str, raw: bytes) -> None:
     with pytest.raises(ClientFault) as fault:
         parse_form(content_type, raw)
     assert fault.value.code == "bad_request"
+
+
+def test_content_is_copied_once() -> None:
+    """What is large lies in memory as the body, and as the part."""
+    [raw, content_type] = encode_multipart([Sent("a", bytes(4_000_000), "image/png")], "b")
+    assert 4_000_000 < most_memory(lambda: parse_form(content_type, raw)) < 4_100_000
 
 
 def test_field_that_is_too_long_for_a_text_is_refused_where_text_is_wanted() -> None:
