@@ -16,6 +16,7 @@ from gateway.edges.compat.stability_v1.tables import ERRORS as STABILITY_V1
 from gateway.edges.compat.stability_v2beta.tables import ERRORS as V2BETA
 from tests.readme_tables import README, rendered
 
+DIALECTS = README.parent / "gateway" / "edges" / "compat" / "README.md"
 CONTRACT = README.parent / "protocol" / "PROTOCOL.md"
 DOORS = {
     "Stability AI, REST v1": {(status, name) for status, name in STABILITY_V1.values()},
@@ -25,7 +26,7 @@ DOORS = {
         (status, name if status >= 500 else "") for status, name in WEB_UI.values()
     },
 }
-"""README's sections about doors, and what is said there: statuses and names. 408 is of bare pictures, which OpenAI's
+"""Sections about dialects, and what is said there: statuses and names. 408 is of bare pictures, which OpenAI's
 dialect does not have."""
 
 
@@ -63,15 +64,15 @@ def test_contract_tells_every_scope_and_reason() -> None:
         assert f"`{reason}`" in contract
 
 
-def section(title: str) -> str:
-    """Return a section of README, up to the next."""
-    return README.read_text().partition(f"### {title}\n")[2].partition("\n### ")[0]
+def section(page: Path, title: str) -> str:
+    """Return a section of a page, up to the next."""
+    return re.split(r"\n##+ ", page.read_text().partition(f"# {title}\n")[2])[0]
 
 
 @pytest.mark.parametrize("title", DOORS)
 def test_errors_of_a_door_are_those_of_its_table(title: str) -> None:
     """Each status and name that a dialect can answer with is told, and no status that it cannot."""
-    rows = re.findall(r"^\| ([1-5]\d\d(?:, [1-5]\d\d)*) \| (.*)$", section(title), re.MULTILINE)
+    rows = re.findall(r"^\| ([1-5]\d\d(?:, [1-5]\d\d)*) \| (.*)$", section(DIALECTS, title), re.MULTILINE)
     told = {(int(status), name) for statuses, row in rows for status in statuses.split(", ")
             for name in ("", *re.findall(r"`(\w+)`", row))}  # fmt: skip
     assert DOORS[title] <= told
@@ -80,8 +81,10 @@ def test_errors_of_a_door_are_those_of_its_table(title: str) -> None:
 
 def test_what_a_500_can_mean_is_told() -> None:
     """Every code that some dialect says 500 of, with sentences that the code has."""
-    rows = re.findall(r"^\| `(\w+)` \| (.*?) \|", section("What a 500 can mean"), re.MULTILINE)
-    told_as_500 = {code for table in (STABILITY_V1, OPENAI, WEB_UI) for code, said in table.items() if said[0] == 500}
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \|", section(README, "What a 500 can mean"), re.MULTILINE)
+    told_as_500 = {
+        code for table in (STABILITY_V1, V2BETA, OPENAI, WEB_UI) for code, said in table.items() if said[0] == 500
+    }
     assert {code for code, _ in rows} == told_as_500
     source = "".join(path.read_text() for path in (README.parent / "gateway").rglob("*.py"))
     for sentence in (one for _, cell in rows for one in re.findall(r'"(.*?)"', cell)):
