@@ -9,7 +9,7 @@ from gateway.core.records import Plan
 from gateway.edges.compat.bodies import MAX_LARGE_EACH, MOST_VALUES, decode_picture
 from gateway.edges.compat.forms import MOST_TEXT
 from gateway.edges.http import SMALL
-from gateway.flow.pictures import Pictures
+from gateway.flow.pictures import Brought, Pictures
 from protocol.errors import ClientFault
 from tests.gateway.edges.compat.conftest import Door
 from tests.memory import most_memory
@@ -101,13 +101,13 @@ async def test_large_body_has_its_room_until_what_was_in_it_is_stored(
 ) -> None:
     """It lies in memory for as long: a third of one user waits, and is refused after a while."""
     monkeypatch.setattr("gateway.edges.room.WAIT_SECONDS", 0.1)
-    may_store, store = asyncio.Event(), Pictures.store_input
+    may_store, bring = asyncio.Event(), Pictures.brought
 
-    async def slowly(self: Pictures, tenant: str, content: bytes) -> Any:
+    async def slowly(self: Pictures, content: bytes) -> Brought:
         await may_store.wait()
-        return await store(self, tenant, content)
+        return await bring(self, content)
 
-    monkeypatch.setattr(Pictures, "store_input", slowly)
+    monkeypatch.setattr(Pictures, "brought", slowly)
     room = door.running.gateway.doors.bodies.room
     body = {"prompt": "a", "init_images": [PICTURE.decode()], "x": "x" * 2 * SMALL}
     asked = [asyncio.create_task(door.ask("POST", "/sdapi/v1/img2img", body)) for _ in range(MAX_LARGE_EACH)]
