@@ -25,7 +25,7 @@ def fitted(wish: Wish, aliases: Aliases, models: Mapping[str, Model]) -> tuple[W
     if "negative_prompt" in wish.hints - known and (parts := params.get("prompts")):
         params["prompts"] = [part for part in parts if part.get("weight", 1) >= 0]
         ignored |= {"negative_prompt"} if len(params["prompts"]) < len(parts) else set()
-    params |= _defaults(wish, known, params)
+    params |= _defaults(wish, known, params) | _bounded(wish, model, params)
     sent = tuple(_named_as_by(model, one) for one in wish.sent)
     return replace(wish, model=name, params=params, sent=sent), frozenset(ignored)
 
@@ -46,6 +46,15 @@ def _known(wish: Wish, model: Model) -> frozenset[str]:
 
 def _defaults(wish: Wish, known: frozenset[str], params: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in wish.defaults.items() if key in known and params.get(key) is None}
+
+
+def _bounded(wish: Wish, model: Model, params: Mapping[str, Any]) -> dict[str, Any]:
+    """How hard a prompt pulls is a hint: dialects have a scale of their own for it, and a model takes what it can."""
+    guidance: float | None = params.get("guidance")
+    if guidance is None or "guidance" not in wish.hints:
+        return {}
+    low, high = model.guidance
+    return {"guidance": min(max(guidance, low), high)}
 
 
 def _named_as_by(model: Model, one: Sent) -> Sent:

@@ -1,5 +1,7 @@
 """Wishes made to fit a model."""
 
+from dataclasses import replace
+
 import pytest
 
 from gateway.core.aliases import Aliases
@@ -8,6 +10,21 @@ from gateway.edges.compat.fitting import fitted
 from tests.gateway.core.test_aliases import model
 
 MODELS = {"words": model("words", "here", "txt2img"), "lines": model("lines", "there", "controlnet")}
+
+
+@pytest.mark.parametrize("guidance,taken,hints", [
+    (35.0, 30.0, frozenset({"guidance"})),
+    (0.0, 1.0, frozenset({"guidance"})),
+    (7.5, 7.5, frozenset({"guidance"})),
+    (35.0, 35.0, frozenset[str]()),
+])  # fmt: skip
+def test_guidance_that_is_a_hint_is_brought_to_what_the_model_takes(
+    guidance: float, taken: float, hints: frozenset[str]
+) -> None:
+    """Vendors' scales go further than some models; where it is no hint, admission refuses it."""
+    able = replace(MODELS["words"], guidance=(1.0, 30.0), tasks={"txt2img": frozenset({"prompt", "guidance"})})
+    wish = Wish("txt2img", {"prompt": "a house", "guidance": guidance}, "words", hints=hints)
+    assert fitted(wish, Aliases({}), {"words": able})[0].params["guidance"] == taken
 
 
 @pytest.mark.parametrize("asked,anywhere,found", [
