@@ -15,12 +15,16 @@ Enter = Callable[[Identity], Awaitable[None]]
 MOST_WAITING: Final = 128
 """Requests that may wait before one room; each holds what a socket holds, some 100 KiB."""
 MOST_WAITING_EACH: Final = 16
+"""Of one end user; a server of the account's, which asks for many, may be three quarters of all."""
 WAIT_SECONDS: Final = 20.0
 """Longer than a stored body takes, and shorter than the patience of clients and proxies."""
 
 
 class Room:
-    """Takes in `most` at once, `most_each` of them from one end user and three quarters of them from one account."""
+    """Takes in `most` at once, `most_each` of them from one end user and three quarters of them from one account.
+
+    Who asks with the account's own key is no end user, and may have all that the account may.
+    """
 
     def __init__(self, most: int, most_each: int, refusal: str) -> None:
         self._most = most
@@ -62,7 +66,8 @@ class Room:
         if self._has_room(who):
             self._inside[who] += 1
             return
-        if len(self._waiting) >= MOST_WAITING or list(self._waiting.values()).count(who) >= MOST_WAITING_EACH:
+        most_waiting = MOST_WAITING_EACH if who[1] else MOST_WAITING * 3 // 4
+        if len(self._waiting) >= MOST_WAITING or list(self._waiting.values()).count(who) >= most_waiting:
             raise self._full()
         try:
             async with asyncio.timeout(WAIT_SECONDS):
@@ -92,7 +97,7 @@ class Room:
 
     def _has_room(self, who: Who) -> bool:
         of_account = sum(count for (account, _), count in self._inside.items() if account == who[0])
-        is_within_share = self._inside[who] < self._most_each and of_account < self._most_of_account
+        is_within_share = of_account < self._most_of_account and (not who[1] or self._inside[who] < self._most_each)
         return len(self) < self._most and is_within_share
 
     def _full(self) -> ClientFault:

@@ -5,7 +5,7 @@ import pytest
 
 from gateway.core.records import Identity, Plan
 from gateway.edges import room as rooms
-from gateway.edges.room import MOST_WAITING_EACH, Room
+from gateway.edges.room import MOST_WAITING, MOST_WAITING_EACH, Room
 from protocol.errors import ClientFault
 
 
@@ -79,6 +79,18 @@ async def test_account_with_many_end_users_leaves_room_for_another(host: Host) -
     assert sum(guest.is_inside for guest in crowd) == 6
     other = await host.bring(room, one("", "globex"))
     assert other.is_inside
+
+
+async def test_server_of_an_account_has_all_that_the_account_may(host: Host) -> None:
+    """It asks for many end users under one key; another account's room stays."""
+    room = Room(8, 2, "too many")
+    crowd = [await host.bring(room, one("")) for _ in range(6 + MOST_WAITING * 3 // 4 + 1)]
+    assert (len(room), room.waiting, crowd[-1].task.done()) == (6, MOST_WAITING * 3 // 4, True)
+    with pytest.raises(ClientFault):
+        await crowd[-1].task
+    assert (await host.bring(room, one("ann", "globex"))).is_inside
+    await crowd[0].leave()
+    assert len(room) == 7
 
 
 async def test_who_waits_too_long_or_behind_too_many_is_refused(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:

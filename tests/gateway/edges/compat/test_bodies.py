@@ -108,14 +108,14 @@ async def test_large_body_has_its_room_until_what_was_in_it_is_stored(
         return await bring(self, content)
 
     monkeypatch.setattr(Pictures, "brought", slowly)
-    room = door.running.gateway.doors.bodies.room
+    room, ann = door.running.gateway.doors.bodies.room, await door.token_of("ann")
     body = {"prompt": "a", "init_images": [PICTURE.decode()], "x": "x" * 2 * SMALL}
-    asked = [asyncio.create_task(door.ask("POST", "/sdapi/v1/img2img", body)) for _ in range(MAX_LARGE_EACH)]
+    asked = [asyncio.create_task(door.ask("POST", "/sdapi/v1/img2img", body, key=ann)) for _ in range(MAX_LARGE_EACH)]
     while len(room) < MAX_LARGE_EACH:
         await asyncio.sleep(0.01)
-    refused = await door.ask("POST", V1, LARGE)
+    refused = await door.ask("POST", V1, LARGE, key=ann)
     assert (refused.status, refused.headers["Retry-After"]) == (503, "1")
-    assert (await door.ask("POST", V1, LARGE | {"extras": "x"})).status == 200
+    assert (await door.ask("POST", V1, LARGE | {"extras": "x"}, key=ann)).status == 200
     may_store.set()
     assert {(await one).status for one in asked} == {200}
     assert (len(room), room.waiting) == (0, 0)
@@ -124,7 +124,8 @@ async def test_large_body_has_its_room_until_what_was_in_it_is_stored(
 async def test_job_that_is_waited_for_has_no_room(door: Door) -> None:
     """Its body is stored, and gone."""
     door.easel.hold = asyncio.Event()
-    asked = [asyncio.create_task(door.ask("POST", V1, LARGE)) for _ in range(MAX_LARGE_EACH + 1)]
+    ann = await door.token_of("ann")
+    asked = [asyncio.create_task(door.ask("POST", V1, LARGE, key=ann)) for _ in range(MAX_LARGE_EACH + 1)]
     while len(door.running.gateway.doors.waiting) <= MAX_LARGE_EACH:
         await asyncio.sleep(0.01)
     assert len(door.running.gateway.doors.bodies.room) == 0

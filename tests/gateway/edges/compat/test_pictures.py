@@ -45,7 +45,7 @@ def busy(transcoder: Any) -> Iterator[queue.SimpleQueue[Any]]:
         may_go.set()
 
 
-def results(door: Door, job: str, count: int, key: str = "") -> list[asyncio.Task[Answer]]:
+def results(door: Door, job: str, count: int, key: str) -> list[asyncio.Task[Answer]]:
     """Ask for a job's result so often, each time in a form that must be made."""
     paths = [f"/v1/images/generations/{job}?output_format=webp&output_compression={place}" for place in range(count)]
     return [asyncio.create_task(door.ask("GET", path, key=key)) for path in paths]
@@ -62,10 +62,11 @@ async def test_previews_do_not_wait_behind_pictures_of_the_doors(door: Door) -> 
 
 async def test_results_of_one_user_wait_outside_and_leave_room_for_others(door: Door) -> None:
     """What waits has no pictures in memory yet, and each is answered in its turn."""
-    job = (await door.ask("POST", TEXT, ASKED)).headers["X-Job-Id"]
+    ann = await door.token_of("ann")
+    job = (await door.ask("POST", TEXT, ASKED, key=ann)).headers["X-Job-Id"]
     doors = door.running.gateway.doors
     with busy(doors.pictures._transcoder) as waiting:
-        asked = results(door, job, 8)
+        asked = results(door, job, 8, ann)
         while doors._fetched.waiting < 8 - MOST_FETCHED_EACH or waiting.qsize() < MOST_FETCHED_EACH:
             await asyncio.sleep(0.01)
         assert (len(doors._fetched), waiting.qsize()) == (MOST_FETCHED_EACH, MOST_FETCHED_EACH)
@@ -77,9 +78,10 @@ async def test_results_for_which_too_many_wait_are_refused_for_a_while(
 ) -> None:
     """Whoever asks so often comes back later; the pictures are still there."""
     monkeypatch.setattr("gateway.edges.room.WAIT_SECONDS", 0.1)
-    job = (await door.ask("POST", TEXT, ASKED)).headers["X-Job-Id"]
+    ann = await door.token_of("ann")
+    job = (await door.ask("POST", TEXT, ASKED, key=ann)).headers["X-Job-Id"]
     with busy(door.running.gateway.doors.pictures._transcoder):
-        asked = results(door, job, MOST_FETCHED_EACH + 1)
+        asked = results(door, job, MOST_FETCHED_EACH + 1, ann)
         await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
     answers = [await one for one in asked]
     assert sorted(answer.status for answer in answers) == [200, 200, 503]
