@@ -139,7 +139,7 @@ def picture(mode: str, size: tuple[int, int]) -> bytes:
 
 @ON_SHARED_LOOP
 @pytest.mark.parametrize("task", sorted(MODELS[0].tasks))
-@settings(max_examples=deep_count(12, 2000))
+@settings(max_examples=deep_count(12, 150))
 @given(some.data())
 async def test_what_admission_lets_through_is_drawn(engine: Engine, task: str, data: some.DataObject) -> None:
     """In its size, and with an alpha channel where that was asked for."""
