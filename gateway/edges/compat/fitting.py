@@ -2,12 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 from gateway.core.aliases import Aliases
 from gateway.core.models import Model
 from gateway.core.params import CONTROLS
 from gateway.edges.compat.dialect import Sent, Wish
+
+MOST_GUIDANCE: Final = 100.0
+"""Of any model."""
 
 
 def fitted(wish: Wish, aliases: Aliases, models: Mapping[str, Model]) -> tuple[Wish, frozenset[str]]:
@@ -49,9 +52,12 @@ def _defaults(wish: Wish, known: frozenset[str], params: Mapping[str, Any]) -> d
 
 
 def _bounded(wish: Wish, model: Model, params: Mapping[str, Any]) -> dict[str, Any]:
-    """How hard a prompt pulls is a hint: dialects have a scale of their own for it, and a model takes what it can."""
+    """How hard a prompt pulls is a hint: dialects have a scale of their own for it, and a model takes what it can.
+
+    What no model at all takes is left for admission to refuse.
+    """
     guidance: float | None = params.get("guidance")
-    if guidance is None or "guidance" not in wish.hints:
+    if guidance is None or "guidance" not in wish.hints or not 0 <= guidance <= MOST_GUIDANCE:
         return {}
     low, high = model.guidance
     return {"guidance": min(max(guidance, low), high)}

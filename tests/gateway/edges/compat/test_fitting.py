@@ -16,6 +16,8 @@ MODELS = {"words": model("words", "here", "txt2img"), "lines": model("lines", "t
     (35.0, 30.0, frozenset({"guidance"})),
     (0.0, 1.0, frozenset({"guidance"})),
     (7.5, 7.5, frozenset({"guidance"})),
+    (100.5, 100.5, frozenset({"guidance"})),
+    (-1.0, -1.0, frozenset({"guidance"})),
     (35.0, 35.0, frozenset[str]()),
 ])  # fmt: skip
 def test_guidance_that_is_a_hint_is_brought_to_what_the_model_takes(
